@@ -1,0 +1,185 @@
+"""Run commands, say what happens, and fail in one sentence.
+
+Results go to stdout, progress to stderr. `GITHUB_OUTPUT` and `GITHUB_STEP_SUMMARY` are written
+only where they are set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The top of the repository; every script runs from any folder because it starts here."""
+
+STATE = ROOT / "build"
+"""Where a run leaves its hand-over files: stages.jsonl, image.json. Ignored by Git."""
+
+
+class Failure(Exception):
+    """Something went wrong that the user can act on: printed as one sentence, exit 1."""
+
+    status = 1
+
+
+class UsageError(Failure):
+    """The user asked for something that cannot be: printed as one sentence, exit 2."""
+
+    status = 2
+
+
+def say(message: str) -> None:
+    """Print one line of progress to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def shown(command: Sequence[str]) -> str:
+    """Return the command as a line that can be pasted into a shell."""
+    return shlex.join(command)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    check: bool = True,
+    show: bool = False,
+    passthrough: bool = False,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and return it with its output as text.
+
+    `show` prints it first, as a line to repeat by hand. `passthrough` lets its output through to
+    stderr instead of keeping it. `env` is added to this process's environment. `timeout` is in
+    seconds. Raises Failure, quoting the last line that the command wrote, when it cannot be
+    started, runs out of time, or (with `check`) exits with anything but 0.
+    """
+    if show:
+        say(f"$ {shown(command)}")
+    try:
+        done = subprocess.run(
+            command,
+            stdout=sys.stderr if passthrough else subprocess.PIPE,
+            stderr=None if passthrough else subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            env={**os.environ, **env} if env else None,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            cwd=cwd,
+        )
+    except FileNotFoundError as error:
+        # A missing working folder raises the same error as a missing program.
+        missing = error.filename or command[0]
+        raise Failure(f"cannot run {shown(command)!r}: no such file or program {missing!r}") from error
+    except PermissionError as error:
+        raise Failure(f"cannot run {shown(command)!r}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Failure(f"no end after {timeout:g} s: {shown(command)}") from error
+    if check and done.returncode != 0:
+        raise Failure(f"exit {done.returncode} from {shown(command)}{last_line(done)}")
+    return done
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return ': ' and the last line that a command wrote, or nothing if it wrote none."""
+    lines = ((done.stderr or "") + "\n" + (done.stdout or "")).strip().splitlines()
+    stderr = (done.stderr or "").strip().splitlines()
+    line = (stderr or lines or [""])[-1].strip()
+    return f": {line}" if line else ""
+
+
+def wait_until(
+    ready: Callable[[], bool], *, seconds: float, what: str, every: float = 0.1
+) -> None:
+    """Poll `ready` until it returns True; raise Failure naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() >= deadline:
+            raise Failure(f"waited {seconds:g} s for {what}")
+        time.sleep(every)
+
+
+@contextlib.contextmanager
+def stage(name: str, label: str = "") -> Iterator[None]:
+    """Say where a run is, how long the stage took, and note it in build/stages.jsonl.
+
+    Each line there is {"name": str, "seconds": float, "ok": bool}; reports are made from it.
+    """
+    say(f"{label}{name} ...")
+    start = time.monotonic()
+    ok = False
+    try:
+        yield
+        ok = True
+    finally:
+        seconds = time.monotonic() - start
+        say(f"{label}{name}: {seconds:.1f} s{'' if ok else ' (failed)'}")
+        STATE.mkdir(exist_ok=True)
+        with (STATE / "stages.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "seconds": round(seconds, 1), "ok": ok}) + "\n")
+
+
+def set_output(name: str, value: str) -> None:
+    """Hand a value to later steps of a workflow, where there is one.
+
+    A line break would let a value add outputs of its own, so it is refused.
+    https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
+    """
+    if "\n" in value or "\r" in value:
+        raise Failure(f"output {name} has a line break in it: {value!r}")
+    path = os.environ.get("GITHUB_OUTPUT")
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{name}={value}\n")
+
+
+def add_summary(markdown: str) -> None:
+    """Append to the job summary, where there is one."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(markdown.rstrip("\n") + "\n\n")
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return an argument parser whose --help is the script's docstring."""
+    summary, _, rest = (doc or "").partition("\n")
+    return argparse.ArgumentParser(
+        description=f"{summary}\n{rest}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def start(main: Callable[[Sequence[str]], int]) -> None:
+    """Run a script's main and exit: a Failure is one sentence, Ctrl-C and SIGTERM clean up."""
+
+    def stop(signum: int, _frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        status = main(sys.argv[1:])
+    except Failure as failure:
+        say(f"error: {failure}")
+        status = failure.status
+    except KeyboardInterrupt:
+        say("interrupted")
+        status = 130
+    except BrokenPipeError:  # such as `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)
