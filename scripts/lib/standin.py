@@ -1,0 +1,216 @@
+"""A stand-in for Docker Hub, where it cannot be reached: a registry on localhost, base images from Debian.
+
+The Dockerfile, compose.yaml and the stack stay as they are: the engine takes this registry as its
+mirror, so that `FROM python:3.13-slim-trixie` simply resolves. Each image carries the label
+`friendlyhello.stand-in=true`, which every image built on it inherits, and push_image.py refuses
+those anywhere but on localhost.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.command import Failure, run, say
+from lib.daemon import Daemon
+
+PORT = 5055
+HOST = f"localhost:{PORT}"
+LABEL = "friendlyhello.stand-in"
+
+# Debian's names for the architectures of the platforms that we build for.
+DEBIAN_ARCHITECTURES = {"linux/amd64": "amd64", "linux/arm64": "arm64"}
+MACHINES = {"x86_64": "linux/amd64", "amd64": "linux/amd64", "aarch64": "linux/arm64", "arm64": "linux/arm64"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one base image is made: Debian packages, then shell commands with its root in $1."""
+
+    packages: tuple[str, ...]
+    hooks: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    every_platform: bool = False
+
+
+BASIC = ("base-files", "base-passwd", "dash", "coreutils", "ca-certificates")
+ACCOUNTS = (
+    'cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"',
+    'cp "$1/usr/share/base-passwd/group.master" "$1/etc/group"',
+    'ln -sf dash "$1/usr/bin/sh"',
+    'mkdir -p "$1/tmp" && chmod 1777 "$1/tmp"',
+    # Downloads may pass a proxy with an authority of its own: trust what this machine trusts.
+    'cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/ca-certificates.crt"',
+)
+RECIPES = {
+    "python:3.13-slim-trixie": Recipe(
+        packages=(*BASIC, "findutils", "bash", "grep", "sed", "python3", "python3-venv", "python3-pip"),
+        hooks=(
+            'ln -sf /usr/bin/python3 "$1/usr/local/bin/python"',
+            'ln -sf /usr/bin/python3 "$1/usr/local/bin/python3"',
+            'rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
+        ),
+        changes=('CMD ["python3"]',),
+        every_platform=True,
+    ),
+    "redis:8": Recipe(
+        packages=(*BASIC, "redis-server", "redis-tools"),
+        hooks=(
+            'echo "redis:x:999:999::/data:/usr/sbin/nologin" >> "$1/etc/passwd"',
+            'echo "redis:x:999:" >> "$1/etc/group"',
+            'mkdir -p "$1/data" && chown 999:999 "$1/data"',
+        ),
+        changes=("WORKDIR /data", "VOLUME /data", 'CMD ["redis-server"]'),
+    ),
+    "caddy:2": Recipe(
+        packages=(*BASIC, "caddy"),
+        hooks=('mkdir -p "$1/config/caddy" "$1/data/caddy" "$1/srv"',),
+        changes=(
+            "WORKDIR /srv",
+            "ENV XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data",
+            'CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]',
+        ),
+    ),
+}
+
+
+def host_platform() -> str:
+    """Return this machine's platform as `linux/amd64`."""
+    machine = platform.machine().lower()
+    return MACHINES.get(machine, f"linux/{machine}")
+
+
+def hub_reachable(seconds: float = 5) -> bool:
+    """Whether Docker Hub answers from this machine within `seconds`."""
+    try:
+        with urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=seconds):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 429)  # who are you, or not so fast: it is there
+    except OSError:
+        return False
+
+
+def registry_config(folder: Path, port: int) -> str:
+    """Return the configuration of a registry that stores in `folder` and listens on 127.0.0.1."""
+    return json.dumps(
+        {
+            "version": "0.1",
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
+            "http": {"addr": f"127.0.0.1:{port}"},
+        },
+        indent=2,
+    )
+
+
+def start_registry(daemon: Daemon, folder: Path, port: int) -> None:
+    """Start Debian's docker-registry on localhost:`port`, storing in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "config.yml"
+    config.write_text(registry_config(folder, port), "utf-8")
+    daemon.start(["docker-registry", "serve", str(config)], ready=lambda: answers(port), seconds=20)
+
+
+def answers(port: int) -> bool:
+    """Whether a registry answers on localhost:`port`."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def has(image: str) -> bool:
+    """Whether the stand-in registry has `name:tag`."""
+    name, tag = image.split(":")
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/v2/library/{name}/manifests/{tag}",
+        method="HEAD",
+        headers={
+            "Accept": "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def debian_source() -> tuple[str, str]:
+    """Return the address and the keyring of the Debian archive that this machine is set up with."""
+    for file in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
+        for stanza in re.split(r"\n\s*\n", file.read_text("utf-8", "replace")):
+            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.+)$", stanza, re.M))
+            uri = fields.get("URIs", "").split(" ")[0].rstrip("/")
+            if uri.endswith("/debian") and "deb" in fields.get("Types", "").split():
+                return uri, fields.get("Signed-By", "")
+    for file in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))):
+        text = file.read_text("utf-8", "replace") if file.exists() else ""
+        match = re.search(r"^deb\s+(?:\[(?:[^\]]*signed-by=(\S+?))?[^\]]*\]\s+)?(\S+/debian)/?\s", text, re.M)
+        if match:
+            return match[2], match[1] or ""
+    raise Failure("found no Debian archive in /etc/apt; the stand-in for Docker Hub is made from Debian's packages")
+
+
+def debootstrap_command(recipe: Recipe, platform: str, target: Path, source: tuple[str, str]) -> list[str]:
+    """Return the command that unpacks a recipe's packages for a platform into a tar file."""
+    address, keyring = source
+    return [
+        "mmdebstrap",
+        "--quiet",
+        "--mode=root",
+        "--variant=extract",
+        "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+        f"--architectures={DEBIAN_ARCHITECTURES[platform]}",
+        f"--include={','.join(recipe.packages)}",
+        *(f"--customize-hook={hook}" for hook in (*ACCOUNTS, *recipe.hooks)),
+        *([f"--keyring={keyring}"] if keyring else []),
+        "trixie",
+        str(target),
+        address,
+    ]
+
+
+def import_command(recipe: Recipe, platform: str, tarball: Path, reference: str) -> list[str]:
+    """Return the command that makes an image of a tar file."""
+    changes = (f"LABEL {LABEL}=true", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", *recipe.changes)
+    return [
+        *("docker", "import", "--platform", platform),
+        *(part for change in changes for part in ("--change", change)),
+        *(str(tarball), reference),
+    ]
+
+
+def make(image: str, platforms: Sequence[str]) -> None:
+    """Make one base image for the platforms and put it into the stand-in registry."""
+    recipe = RECIPES[image]
+    name = f"{HOST}/library/{image}"
+    source = debian_source()
+    parts = []
+    with tempfile.TemporaryDirectory() as folder:
+        for wanted in platforms if recipe.every_platform else [host_platform()]:
+            tarball = Path(folder) / "root.tar"
+            part = f"{name}-{DEBIAN_ARCHITECTURES[wanted]}"
+            say(f"making a stand-in for {image} ({wanted}) from Debian's packages")
+            run(debootstrap_command(recipe, wanted, tarball, source))
+            run(import_command(recipe, wanted, tarball, part))
+            run(["docker", "push", "--quiet", part])
+            run(["docker", "image", "rm", part])
+            parts.append(part)
+    run(["docker", "buildx", "imagetools", "create", "--tag", name, *parts])
+
+
+def make_missing(platforms: Sequence[str]) -> None:
+    """Make the base images that the stand-in registry does not have yet."""
+    for image in RECIPES:
+        if not has(image):
+            make(image, platforms)
