@@ -1,0 +1,134 @@
+"""The visit counter: the only code that talks to Redis.
+
+Visits that arrive while a command is under way share the next `INCRBY`, and each still gets its own number: one
+connection and one round trip at a time serve a whole worker. A thread of its own (a greenlet under gevent) does all
+the talking, so that whatever Redis or the name service does, a page waits `PATIENCE` at most, and only once: after
+a failure pages go without a number until a probe, every `RETRY`, finds Redis well again.
+
+A command that failed is never sent again: Redis may have carried it out, and no visit is counted twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+log = logging.getLogger(__name__)
+
+KEY = "counter"
+TIMEOUT = 0.25
+"""Seconds for each step of the talk with Redis: connecting, and each answer."""
+PATIENCE = 0.4
+"""Seconds that a page waits for its number, whatever hangs."""
+RETRY = 0.5
+"""Seconds between two probes while Redis is out of order."""
+
+
+class Unavailable(Exception):
+    """Redis does not count at the moment; the text is the reason."""
+
+
+class _Batch:
+    """Visits that share one round trip."""
+
+    def __init__(self) -> None:
+        self.visits = 0
+        self.total: int | None = None
+        self.settled = threading.Event()
+
+
+class Counter:
+    """Counts visits in Redis."""
+
+    def __init__(self, client: redis.Redis, on_change: Callable[[bool], None] = lambda up: None) -> None:
+        """Count with `client`; `on_change` is told when Redis starts and stops answering. Connects on first use."""
+        self._client = client
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._work = threading.Event()
+        self._next = _Batch()
+        self._thread: threading.Thread | None = None
+        self._proven = False
+        self._outage: str | None = None
+
+    def add(self, visits: int = 1) -> int:
+        """Count `visits` and return the number of the last of them; 0 asks for the current number.
+
+        Raises Unavailable at once during an outage, or after PATIENCE seconds when one begins.
+        """
+        if self._outage is not None:
+            raise Unavailable(self._outage)
+        with self._lock:
+            batch = self._next
+            batch.visits += visits
+            place = batch.visits
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._talk, name="counter", daemon=True)
+                self._thread.start()
+        self._work.set()
+        if not batch.settled.wait(PATIENCE):
+            self._fail(f"no answer within {PATIENCE:g} s")
+        if batch.total is None:
+            raise Unavailable(self._outage or "the connection failed")
+        return batch.total - batch.visits + place
+
+    def _talk(self) -> None:
+        while True:
+            self._work.wait()
+            self._work.clear()
+            batch: _Batch | None = None
+            try:
+                if not self._proven:
+                    self._prove()
+                with self._lock:
+                    batch, self._next = self._next, _Batch()
+                batch.total = self._increment(batch.visits)
+            except Exception as error:  # whatever it is, this thread has to live
+                self._client.connection_pool.disconnect()
+                self._fail(str(error) or type(error).__name__)
+                time.sleep(RETRY)
+            if batch is not None:
+                batch.settled.set()
+
+    def _prove(self) -> None:
+        """Connect and make sure that Redis would count: adding nothing needs all that counting needs."""
+        self._increment(0)
+        recovered = self._outage is not None
+        self._proven, self._outage = True, None
+        self._on_change(True)
+        if recovered:
+            log.info("Redis answers again: counting")
+
+    def _increment(self, visits: int) -> int:
+        return int(self._client.incrby(KEY, visits))
+
+    def _fail(self, reason: str) -> None:
+        """Start an outage, or go on with one: send the waiting away and have Redis probed."""
+        with self._lock:
+            began = self._outage is None
+            self._outage = reason
+            self._proven = False
+            batch, self._next = self._next, _Batch()
+        batch.settled.set()
+        self._work.set()
+        if began:
+            self._on_change(False)
+            log.warning("Redis is out of order, pages go without a count: %s", reason)
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client for `url` that tries once and waits TIMEOUT at most. Does not connect yet."""
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=TIMEOUT,
+        socket_timeout=TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,  # understood by every Redis, and one round trip less for each connection
+        driver_info=None,
+    )
