@@ -41,12 +41,27 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
 
     return Config(
         name=_text("NAME", read("NAME", Config.name)),
-        redis_url=_redis_url(read("REDIS_URL", Config.redis_url)),
+        redis_url=_redis_url(_secret("REDIS_URL_FILE", environ) or read("REDIS_URL", Config.redis_url)),
         revision=_revision(read("REVISION", Config.revision)),
         workers=_number("WEB_CONCURRENCY", read("WEB_CONCURRENCY", ""), 1, 256),
         trusted_proxies=_networks(read("FORWARDED_ALLOW_IPS", "")),
         metrics_port=_number("METRICS_PORT", read("METRICS_PORT", ""), 1, 65535),
     )
+
+
+def _secret(variable: str, environ: Mapping[str, str]) -> str:
+    """Return what the file that a variable names holds, or "": a secret that is never in the environment."""
+    path = environ.get(variable, "")
+    if not path:
+        return ""
+    try:
+        with open(path, encoding="utf-8") as file:
+            secret = file.read().strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{variable} must name a file that can be read, not {path!r} ({error})") from None
+    if not secret:
+        raise ConfigError(f"{variable} must name a file with something in it, not {path!r}")
+    return secret
 
 
 def _text(variable: str, value: str) -> str:
