@@ -5,6 +5,7 @@ Needs nothing but the standard library: gunicorn's master reads it before gevent
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
@@ -28,6 +29,14 @@ class Config:
     workers: int | None = None
     trusted_proxies: tuple[str, ...] = ()
     metrics_port: int | None = None
+
+    def trusts(self, address: str) -> bool:
+        """Whether the headers that a client at `address` forwards are to be believed."""
+        return bool(self.trusted_proxies) and _is_in(address, self.trusted_proxies)
+
+    def client(self, address: str, forwarded: str) -> str:
+        """Return who asks: `address`, or, if that is a trusted proxy, whom it names last in X-Forwarded-For."""
+        return forwarded.rpartition(",")[2].strip() if forwarded and self.trusts(address) else address
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
@@ -62,6 +71,16 @@ def _secret(variable: str, environ: Mapping[str, str]) -> str:
     if not secret:
         raise ConfigError(f"{variable} must name a file with something in it, not {path!r}")
     return secret
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_in(address: str, networks: tuple[str, ...]) -> bool:
+    if "*" in networks:
+        return True
+    try:
+        return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
+    except ValueError:  # a Unix socket's client has no address
+        return False
 
 
 def _text(variable: str, value: str) -> str:

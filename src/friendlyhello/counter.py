@@ -26,11 +26,11 @@ TIMEOUT = 0.25
 """Seconds for each step of the talk with Redis: connecting, and each answer."""
 PATIENCE = 0.4
 """Seconds that a page waits for its number, whatever hangs."""
-RETRY = 0.5
+RETRY = 1.0
 """Seconds between two probes while Redis is out of order."""
 
 
-class Unavailable(Exception):
+class CounterError(Exception):
     """Redis does not count at the moment; the text is the reason."""
 
 
@@ -46,10 +46,13 @@ class _Batch:
 class Counter:
     """Counts visits in Redis."""
 
-    def __init__(self, client: redis.Redis, on_change: Callable[[bool], None] = lambda up: None) -> None:
-        """Count with `client`; `on_change` is told when Redis starts and stops answering. Connects on first use."""
+    def __init__(self, client: redis.Redis) -> None:
+        """Count with `client`, from `start` on."""
+        self.on_change: Callable[[bool], None] = lambda up: None
+        """Told whether Redis counts, at each change."""
+        self.on_count: Callable[[int], None] = lambda visits: None
+        """Told how many visits Redis has counted."""
         self._client = client
-        self._on_change = on_change
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._next = _Batch()
@@ -57,25 +60,31 @@ class Counter:
         self._proven = False
         self._outage: str | None = None
 
+    def start(self) -> None:
+        """Connect to Redis in the background, so that the first visit need not wait for it."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():  # a fork takes no threads along
+                self._thread = threading.Thread(target=self._talk, name="counter", daemon=True)
+                self._thread.start()
+        self._work.set()
+
     def add(self, visits: int = 1) -> int:
         """Count `visits` and return the number of the last of them; 0 asks for the current number.
 
-        Raises Unavailable at once during an outage, or after PATIENCE seconds when one begins.
+        Raises CounterError at once during an outage, or after PATIENCE seconds when one begins.
         """
         if self._outage is not None:
-            raise Unavailable(self._outage)
+            raise CounterError(self._outage)
         with self._lock:
             batch = self._next
             batch.visits += visits
             place = batch.visits
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._talk, name="counter", daemon=True)
-                self._thread.start()
         self._work.set()
         if not batch.settled.wait(PATIENCE):
             self._fail(f"no answer within {PATIENCE:g} s")
+            self.start()
         if batch.total is None:
-            raise Unavailable(self._outage or "the connection failed")
+            raise CounterError(self._outage or "the connection failed")
         return batch.total - batch.visits + place
 
     def _talk(self) -> None:
@@ -89,6 +98,7 @@ class Counter:
                 with self._lock:
                     batch, self._next = self._next, _Batch()
                 batch.total = self._increment(batch.visits)
+                self.on_count(batch.visits)
             except Exception as error:  # whatever it is, this thread has to live
                 self._client.connection_pool.disconnect()
                 self._fail(str(error) or type(error).__name__)
@@ -101,7 +111,7 @@ class Counter:
         self._increment(0)
         recovered = self._outage is not None
         self._proven, self._outage = True, None
-        self._on_change(True)
+        self.on_change(True)
         if recovered:
             log.info("Redis answers again: counting")
 
@@ -118,7 +128,7 @@ class Counter:
         batch.settled.set()
         self._work.set()
         if began:
-            self._on_change(False)
+            self.on_change(False)
             log.warning("Redis is out of order, pages go without a count: %s", reason)
 
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import html
+import re
 import socket
 from collections.abc import Callable
+from random import getrandbits
+from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from friendlyhello.config import Config
-from friendlyhello.counter import Counter, Unavailable, connect
+from friendlyhello.counter import Counter, CounterError, connect
+from friendlyhello.log import request_id
 
 NO_COUNT = "<i>cannot connect to Redis, counter disabled</i>"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def build_app(config: Config, counter: Counter | None = None) -> Flask:
-    """Return the WSGI application; `counter` is for tests, and made from `config.redis_url` when not given."""
+def build_app(config: Config) -> Flask:
+    """Return the WSGI application. Redis is connected to in the background."""
     app = Flask("friendlyhello", static_folder=None)
     app.url_map.merge_slashes = False  # no redirects: their target would be taken from the request's Host
-    visits = counter or Counter(connect(config.redis_url))
+    visits = Counter(connect(config.redis_url))
     greeting = f"<h3>Hello {html.escape(config.name)}!</h3><b>Hostname:</b> {html.escape(socket.gethostname())}<br/>"
 
     @app.get("/")
@@ -27,7 +32,7 @@ def build_app(config: Config, counter: Counter | None = None) -> Flask:
         try:
             # HEAD is safe by definition (RFC 9110, 9.2.1): it asks for the number, it does not count.
             number = str(visits.add(0 if request.method == "HEAD" else 1))
-        except Unavailable:
+        except CounterError:
             number = NO_COUNT
         return f"{greeting}<b>Visits:</b> {number}"
 
@@ -39,24 +44,30 @@ def build_app(config: Config, counter: Counter | None = None) -> Flask:
     def readyz() -> tuple[dict[str, str], int]:
         try:
             visits.add(0)
-        except Unavailable as error:
+        except CounterError as error:
             return {"status": "degraded", "redis": str(error)}, 503
         return {"status": "ok", "redis": "ok"}, 200
 
     @app.errorhandler(HTTPException)
     def plain(error: HTTPException) -> Response:
         response = Response(f"{error.code} {error.name}\n", error.code, mimetype="text/plain")
-        response.headers.extend(
-            (name, value) for name, value in error.get_headers() if name.lower() == "allow"
-        )
+        response.headers.extend((name, value) for name, value in error.get_headers() if name.lower() == "allow")
         return response
 
+    if config.metrics_port:
+        from friendlyhello import metrics  # makes files, so only where it is wanted
+
+        visits.on_count = metrics.visits.inc
+        visits.on_change = metrics.redis_up.set
+        measured = metrics.measured(app.wsgi_app, config.metrics_port)
+        app.wsgi_app = measured  # type: ignore[method-assign, assignment]
     app.wsgi_app = _stamped(app.wsgi_app, config)  # type: ignore[method-assign]
+    visits.start()
     return app
 
 
-def _stamped(app: Callable[..., object], config: Config) -> Callable[..., object]:
-    """Put the headers that every answer carries on every answer, errors included."""
+def _stamped(app: Callable[..., Any], config: Config) -> Callable[..., Any]:
+    """Give every request an id, and every answer, errors included, the headers that all of them carry."""
     headers = [
         ("X-Revision", config.revision),
         ("X-Content-Type-Options", "nosniff"),
@@ -65,9 +76,17 @@ def _stamped(app: Callable[..., object], config: Config) -> Callable[..., object
         ("Cache-Control", "no-store"),
     ]
 
-    def stamped(environ: dict[str, object], start_response: Callable[..., object]) -> object:
-        def start(status: str, given: list[tuple[str, str]], exc_info: object = None) -> object:
-            return start_response(status, given + headers, exc_info)
+    def stamped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        if given and REQUEST_ID.fullmatch(given) and config.trusts(environ.get("REMOTE_ADDR", "")):
+            identity = given
+        else:
+            identity = f"{getrandbits(64):016x}"
+        environ["friendlyhello.request_id"] = identity
+        request_id.set(identity)
+
+        def start(status: str, own: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            return start_response(status, [*own, *headers, ("X-Request-Id", identity)], exc_info)
 
         return app(environ, start)
 

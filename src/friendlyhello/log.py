@@ -1,0 +1,88 @@
+"""What gunicorn and the service log: JSON, a line each, or plain lines where a person reads them on a terminal.
+
+Requests go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gunicorn import glogging
+
+from friendlyhello.config import from_environment
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that is being answered, for whatever is logged meanwhile."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON, with the request's id and, for an exception, its traceback."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__()
+        self._revision = revision
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        entry = {
+            "time": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "process": record.process,
+            "revision": self._revision,
+        }
+        if request_id.get():
+            entry["request_id"] = request_id.get()
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+class Logger(glogging.Logger):
+    """gunicorn's logger, which the service's own messages go through as well."""
+
+    def setup(self, cfg: Any) -> None:
+        """Choose the format by where the output goes."""
+        super().setup(cfg)
+        self._config = from_environment()
+        self._plain = sys.stdout.isatty()
+        if not sys.stderr.isatty():
+            for handler in self.error_log.handlers:
+                handler.setFormatter(JsonFormatter(self._config.revision))
+        service = logging.getLogger("friendlyhello")
+        service.handlers = self.error_log.handlers
+        service.setLevel(self.error_log.level)
+        service.propagate = False
+
+    def access(self, resp: Any, req: Any, environ: Mapping[str, Any], request_time: timedelta) -> None:
+        """Log one request."""
+        if not self.access_log_enabled:
+            return
+        entry = {
+            "time": _timestamp(datetime.now(UTC).timestamp()),
+            "client": self._config.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")),
+            "method": environ.get("REQUEST_METHOD"),
+            "target": environ.get("RAW_URI"),
+            "status": resp.status_code if resp.status else None,
+            "bytes": resp.sent,
+            "seconds": request_time.total_seconds(),
+            "request_id": environ.get("friendlyhello.request_id"),
+            "revision": self._config.revision,
+        }
+        if self._plain:
+            line = "{time} {client} {method} {target!a} {status} {seconds:.4f} s {request_id}".format(**entry)
+        else:
+            line = json.dumps(entry)
+        # Written straight to the stream: a LogRecord for each request would cost more than the line itself.
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,47 @@
+"""gunicorn's gevent worker, sending each response in one piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gunicorn.workers.ggevent import GeventWorker
+
+
+class Worker(GeventWorker):
+    """A gevent worker that sends a response's headers and body together: one system call and one packet, not two."""
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve one connection."""
+        corked: Any = Corked(client)
+        super().handle(listener, corked, addr)
+
+
+class Corked:
+    """A socket that holds back what is written until something is to be read, or the end."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Hold `data` back."""
+        self._held.append(data)
+
+    def _flush(self) -> None:
+        if self._held:
+            data = b"".join(self._held)
+            self._held.clear()
+            self._sock.sendall(data)
+
+    def recv(self, *args: Any) -> Any:
+        """Send what was held back, then read."""
+        self._flush()
+        return self._sock.recv(*args)
+
+    def close(self) -> None:
+        """Send what was held back, then close."""
+        self._flush()
+        self._sock.close()
