@@ -154,6 +154,16 @@ def add_summary(markdown: str) -> None:
             file.write(markdown.rstrip("\n") + "\n\n")
 
 
+def annotate(level: str, message: str) -> None:
+    """On GitHub, show a sentence on the run's page and not only in its log; `level` is error or notice.
+
+    https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands#setting-an-error-message
+    """
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        text = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        print(f"::{level}::{text}", flush=True)
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Return an argument parser whose --help is the script's docstring."""
     summary, _, rest = (doc or "").partition("\n")
@@ -175,6 +185,7 @@ def start(main: Callable[[Sequence[str]], int]) -> None:
         status = main(sys.argv[1:])
     except Failure as failure:
         say(f"error: {failure}")
+        annotate("error", str(failure))
         status = failure.status
     except KeyboardInterrupt:
         say("interrupted")
