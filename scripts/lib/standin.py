@@ -8,6 +8,7 @@ those anywhere but on localhost.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -45,13 +46,13 @@ ACCOUNTS = (
     'cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"',
     'cp "$1/usr/share/base-passwd/group.master" "$1/etc/group"',
     'ln -sf dash "$1/usr/bin/sh"',
-    'mkdir -p "$1/tmp" && chmod 1777 "$1/tmp"',
+    'mkdir -p "$1/tmp" "$1/usr/local/bin" "$1/usr/local/sbin" && chmod 1777 "$1/tmp"',
     # Downloads may pass a proxy with an authority of its own: trust what this machine trusts.
     'cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/ca-certificates.crt"',
 )
 RECIPES = {
     "python:3.13-slim-trixie": Recipe(
-        packages=(*BASIC, "findutils", "bash", "grep", "sed", "python3", "python3-venv", "python3-pip"),
+        packages=(*BASIC, "findutils", "bash", "grep", "sed", "libstdc++6", "python3", "python3-venv", "python3-pip"),
         hooks=(
             'ln -sf /usr/bin/python3 "$1/usr/local/bin/python"',
             'ln -sf /usr/bin/python3 "$1/usr/local/bin/python3"',
@@ -66,8 +67,16 @@ RECIPES = {
             'echo "redis:x:999:999::/data:/usr/sbin/nologin" >> "$1/etc/passwd"',
             'echo "redis:x:999:" >> "$1/etc/group"',
             'mkdir -p "$1/data" && chown 999:999 "$1/data"',
+            # Like the official image's, this Redis answers other containers.
+            'printf \'#!/bin/sh\\nif [ "$1" = redis-server ]; then set -- "$@" --protected-mode no; fi\\nexec "$@"\\n\''
+            ' > "$1/usr/local/bin/docker-entrypoint.sh" && chmod 755 "$1/usr/local/bin/docker-entrypoint.sh"',
         ),
-        changes=("WORKDIR /data", "VOLUME /data", 'CMD ["redis-server"]'),
+        changes=(
+            "WORKDIR /data",
+            "VOLUME /data",
+            'ENTRYPOINT ["docker-entrypoint.sh"]',
+            'CMD ["redis-server"]',
+        ),
     ),
     "caddy:2": Recipe(
         packages=(*BASIC, "caddy"),
@@ -128,9 +137,14 @@ def answers(port: int) -> bool:
         return False
 
 
+def fingerprinted(image: str) -> str:
+    """Return `name:tag-FINGERPRINT`: the tag that tells which recipe an image was made by."""
+    return f"{image}-{hashlib.sha256(repr((ACCOUNTS, RECIPES[image])).encode()).hexdigest()[:12]}"
+
+
 def has(image: str) -> bool:
-    """Whether the stand-in registry has `name:tag`."""
-    name, tag = image.split(":")
+    """Whether the stand-in registry has `name:tag`, made by today's recipe."""
+    name, tag = fingerprinted(image).split(":")
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v2/library/{name}/manifests/{tag}",
         method="HEAD",
@@ -172,7 +186,7 @@ def debootstrap_command(recipe: Recipe, platform: str, target: Path, source: tup
         "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
         f"--architectures={DEBIAN_ARCHITECTURES[platform]}",
         f"--include={','.join(recipe.packages)}",
-        *(f"--customize-hook={hook}" for hook in (*ACCOUNTS, *recipe.hooks)),
+        *(f"--extract-hook={hook}" for hook in (*ACCOUNTS, *recipe.hooks)),
         *([f"--keyring={keyring}"] if keyring else []),
         "trixie",
         str(target),
@@ -206,7 +220,8 @@ def make(image: str, platforms: Sequence[str]) -> None:
             run(["docker", "push", "--quiet", part])
             run(["docker", "image", "rm", part])
             parts.append(part)
-    run(["docker", "buildx", "imagetools", "create", "--tag", name, *parts])
+    marked = f"{HOST}/library/{fingerprinted(image)}"
+    run(["docker", "buildx", "imagetools", "create", "--tag", name, "--tag", marked, *parts])
 
 
 def make_missing(platforms: Sequence[str]) -> None:

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Build the image from this commit for every platform, into the local engine.
+
+One index with an image for each platform and its provenance. Prints the index digest: the digest
+that is then tested, pushed, promoted, deployed and rolled back to. Writes build/image.json.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import engine
+from lib.command import ROOT, STATE, Failure, parser, run, say, set_output, stage, start
+from lib.names import Source, source
+from lib.registry import LocalImage, check_same, local_image
+
+IMAGE = "friendlyhello:ci"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
+CA_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/cert.pem",  # macOS
+)
+SECRET_LIMIT = 500 * 1024  # BuildKit's, in bytes
+
+
+def build_command(
+    image: str,
+    platforms: Sequence[str],
+    commit: Source,
+    *,
+    ca_bundle: str = "",
+    proxies: Sequence[str] = (),
+    metadata: Path,
+    root: Path = ROOT,
+) -> list[str]:
+    """Return the command that builds `image` for `platforms` from a commit into the engine.
+
+    The names in `proxies` are handed on with their values from the environment; they are predefined, so
+    no image keeps them:
+    https://docs.docker.com/reference/dockerfile/#predefined-args
+    """
+    arguments = {
+        "REVISION": commit.revision,
+        "CREATED": datetime.datetime.fromtimestamp(commit.date, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "SOURCE": commit.url,
+        "SOURCE_DATE_EPOCH": str(commit.date),  # https://reproducible-builds.org/specs/source-date-epoch/
+    }
+    return [
+        *("docker", "buildx", "build", "--builder", "default", "--load", "--provenance", "mode=max"),
+        *("--platform", ",".join(platforms), "--tag", image, "--metadata-file", str(metadata)),
+        *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
+        *(part for name in proxies for part in ("--build-arg", name)),
+        *(["--secret", f"id=ca,src={ca_bundle}"] if ca_bundle else []),
+        *("--progress", "plain", str(root)),
+    ]
+
+
+def ca_bundle() -> str:
+    """Return the file of authorities that this machine trusts, so that the build trusts them too.
+
+    SSL_CERT_FILE names it where it is set: https://docs.openssl.org/3.0/man7/openssl-env/
+    """
+    for name in (os.environ.get("SSL_CERT_FILE", ""), *CA_BUNDLES):
+        path = Path(name)
+        if name and path.is_file() and path.stat().st_size <= SECRET_LIMIT:
+            return name
+    return ""
+
+
+def proxies() -> list[str]:
+    """Return the names of the proxy variables that are set here."""
+    return [name for upper in PROXIES for name in (upper, upper.lower()) if os.environ.get(name)]
+
+
+def digest_in(metadata: str) -> str:
+    """Return the index digest from the text of a build's metadata file."""
+    digest = json.loads(metadata).get("containerimage.digest", "")
+    if not isinstance(digest, str) or not digest:
+        raise Failure("the build wrote no digest into its metadata file; update docker buildx")
+    return digest
+
+
+def why_it_failed(log: str) -> str:
+    """Return the line of a failed build's log that says most: the last before BuildKit's first error."""
+    before, error, after = log.partition("ERROR:")
+    steps = re.findall(r"^#\d+ \d+\.\d+ +(.+)$", before, re.M)
+    return str(steps[-1]) if steps else (after.strip().splitlines() or ["docker buildx build failed"])[0]
+
+
+def build(image: str, platforms: Sequence[str], commit: Source) -> LocalImage:
+    """Build the image and return it; build/image.json has what later steps need."""
+    if commit.dirty:
+        say(f"the work tree has changes that are in no commit: the image's revision is {commit.revision}")
+    with tempfile.TemporaryDirectory() as folder:
+        metadata = Path(folder) / "metadata.json"
+        command = build_command(
+            image,
+            platforms,
+            commit,
+            ca_bundle=ca_bundle(),
+            proxies=proxies(),
+            metadata=metadata,
+        )
+        done = run(command, show=True, check=False)
+        if done.returncode != 0:
+            say(done.stderr)
+            raise Failure(f"the build failed: {why_it_failed(done.stderr)}")
+        digest = digest_in(metadata.read_text("utf-8"))
+    built = local_image(image)
+    check_same(f"{image} on this engine", digest, built.digest)
+    STATE.mkdir(exist_ok=True)
+    facts = {
+        "image": image,
+        "digest": digest,
+        "revision": commit.revision,
+        "platforms": list(platforms),
+        "stand_in": built.stand_in,
+    }
+    (STATE / "image.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    return built
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--image", default=IMAGE, help="the image's name on this engine (default: %(default)s)")
+    arguments.add_argument(
+        "--platform", action="append", choices=engine.PLATFORMS, help="a platform to build (default: every one)"
+    )
+    options = arguments.parse_args(argv)
+    engine.find()
+    with stage("Build image"):
+        built = build(options.image, options.platform or engine.PLATFORMS, source())
+    set_output("digest", built.digest)
+    set_output("image", built.reference)
+    print(built.digest)
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,95 @@
+"""Everything that a run creates in the engine carries its label, and goes when the run ends.
+
+A run that was killed cannot clean up; the next one does it, and touches nothing without the label
+and nothing of a run that is still alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+from lib.command import Failure, run
+from lib.daemon import started_at
+
+LABEL = "friendlyhello.run"
+
+
+def run_id() -> str:
+    """Return this process's id: its PID and its start time, so that no other process has the same."""
+    return f"{os.getpid()}-{started_at(os.getpid()) or 0}"
+
+
+def label() -> str:
+    """Return the label that everything that this run creates carries."""
+    return f"{LABEL}={run_id()}"
+
+
+def is_alive(run: str) -> bool:
+    """Whether the process behind a run's id still runs; unknown counts as alive."""
+    pid, _, start = run.partition("-")
+    return not (pid.isdigit() and start.isdigit() and start != "0") or str(started_at(int(pid))) == start
+
+
+def remove(filter_: str) -> None:
+    """Remove the containers, networks and volumes that carry a label."""
+    for kind, remove_command in (
+        ("container", ["docker", "container", "rm", "--force", "--volumes"]),
+        ("network", ["docker", "network", "rm"]),
+        ("volume", ["docker", "volume", "rm"]),
+    ):
+        every = ["--all"] if kind == "container" else []
+        found = run(["docker", kind, "ls", "--quiet", *every, "--filter", f"label={filter_}"], check=False).stdout
+        if found.split():
+            run([*remove_command, *found.split()], check=False)
+
+
+def remove_leftovers() -> None:
+    """Remove what killed runs left behind."""
+    names = ["docker", "container", "ls", "--all", "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}']
+    networks = ["docker", "network", "ls", "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}']
+    found = run(names, check=False).stdout.split() + run(networks, check=False).stdout.split()
+    for run_ in sorted(set(found)):
+        if not is_alive(run_):
+            remove(f"{LABEL}={run_}")
+
+
+@contextlib.contextmanager
+def cleaned_up() -> Iterator[None]:
+    """Remove what killed runs left; at the end, also after Ctrl-C, what this one created."""
+    remove_leftovers()
+    try:
+        yield
+    finally:
+        # A second Ctrl-C must not stop the cleaning up half-way.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            remove(label())
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def network(name: str) -> Iterator[str]:
+    """A network of this run's own, removed at the end."""
+    run(["docker", "network", "create", "--label", label(), name])
+    try:
+        yield name
+    finally:
+        run(["docker", "network", "rm", name], check=False)
+
+
+def logs(container: str, lines: int = 30) -> str:
+    """Return the last lines that a container wrote."""
+    done = run(["docker", "logs", "--tail", str(lines), container], check=False)
+    return (done.stdout + done.stderr).strip()
+
+
+def why_not_published(port: int, detail: str) -> Failure:
+    """Return the failure for a `docker run` that found its port taken, with who has it, where the engine knows."""
+    holder = run(["docker", "container", "ls", "--filter", f"publish={port}", "--format", "{{.Names}}"], check=False)
+    names = holder.stdout.split()
+    who = f"container {names[0]} has it; run docker rm --force {names[0]}" if names else "another program has it"
+    return Failure(f"port {port} is taken: {who}, or give another one with --port ({detail})")

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Decide what this run may do, before it does anything: publish or only test, release or refuse.
+
+  python3 scripts/plan.py
+
+Reads what GitHub says about the run (GITHUB_EVENT_NAME, GITHUB_REF) and what was set for the
+repository (DOCKERHUB_USERNAME, IMAGE_REPOSITORY, REGISTRY; HAS_TOKEN is `true` where the secret
+DOCKERHUB_TOKEN is set), and hands on:
+
+  publish  true where the tested image is to be pushed
+  build    true where it has to be built: false if this commit is published already
+  digest   what is published for this commit, or nothing
+  image    [registry/]username/repository, or nothing
+  subject  the same with docker.io for Docker Hub, as attestations call it
+  version  1.2.3 where the run was started by the tag v1.2.3, or nothing
+
+A pull request is built and tested, never published. A tag that is no version, or whose commit is
+not in the history of main, is refused. Where nothing is set, the run stays green and says what to set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lib.registry import index_of
+from lib.command import ROOT, Failure, UsageError, add_summary, annotate, parser, run, say, set_output, start
+from lib.names import ImageName, Source, Version, image_name, parse_version, source
+
+MAIN = "refs/heads/main"
+TAGS = "refs/tags/"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run may do: `image` is where it publishes, None if it does not; `why` says so."""
+
+    image: ImageName | None
+    version: Version | None
+    why: str
+
+
+def decide(env: Mapping[str, str], repository: str) -> Plan:
+    """Return what this run may do, from GitHub's environment and the Git repository's name.
+
+    Raises UsageError that names the variable where something is set wrongly, and for a tag that
+    is no version. What is set is looked at only by runs that publish, so that nobody's pull
+    request fails by it.
+    """
+    event, ref = env.get("GITHUB_EVENT_NAME", ""), env.get("GITHUB_REF", "")
+    if event.startswith("pull_request"):
+        return Plan(None, None, "a pull request is built and tested, never published")
+    version = tagged_version(ref.removeprefix(TAGS)) if ref.startswith(TAGS) else None
+    if ref != MAIN and version is None:
+        return Plan(None, None, f"{ref or 'a run outside GitHub'} is built and tested; only main is published")
+    username, has_token = env.get("DOCKERHUB_USERNAME", ""), env.get("HAS_TOKEN", "") == "true"
+    if not username and not has_token:
+        return Plan(None, version, "")
+    if not username:
+        raise UsageError(
+            "the secret DOCKERHUB_TOKEN is set and the variable DOCKERHUB_USERNAME is not: set it to the name that"
+            " the token belongs to"
+        )
+    image = image_name(env, repository)
+    if not has_token:
+        raise UsageError(
+            f"the variable DOCKERHUB_USERNAME is {username!r} and the secret DOCKERHUB_TOKEN is not set: set it to"
+            " an access token that may read and write"
+        )
+    return Plan(image, version, f"the tested image is published as {image}")
+
+
+def tagged_version(tag: str) -> Version:
+    """Return the version that the Git tag `v1.2.3` names, or raise UsageError."""
+    try:
+        if tag.startswith("v"):
+            return parse_version(tag[1:])
+    except UsageError:
+        pass
+    raise UsageError(
+        f"the tag {tag!r} is not a version: v1.2.3, or v1.3.0-rc.1 for a pre-release (https://semver.org, without"
+        " build metadata); delete it and push another"
+    )
+
+
+def check_history(tag: str, sha: str) -> None:
+    """Raise Failure unless the commit is in the history of main: only main is published."""
+    command = ["git", "-C", str(ROOT), "merge-base", "--is-ancestor", sha, "refs/remotes/origin/main"]
+    done = run(command, check=False)
+    if done.returncode == 1:
+        raise Failure(
+            f"the tag {tag} is on commit {sha}, which is not in the history of main; merge it into main, then move"
+            " the tag there"
+        )
+    if done.returncode:
+        raise Failure(f"cannot look for {sha} in the history of main: {done.stderr.strip()}; run git fetch origin")
+
+
+def published(image: ImageName, sha: str) -> str:
+    """Return the digest that is published for a commit, or "" where there is none or no answer.
+
+    It is asked for before the login, so a private image looks like none: it is built again, and
+    `push_image.py`, which asks again, keeps the one that is published.
+    """
+    try:
+        index = index_of(image.tagged(sha))
+        return index.digest if index else ""
+    except Failure as failure:
+        say(f"cannot tell whether {sha} is published: {failure}")
+        return ""
+
+
+def what_to_set(url: str) -> str:
+    """Return, as Markdown, what to set and where, so that the next run publishes."""
+    settings = f"[Settings > Secrets and variables > Actions]({url}/settings/secrets/actions)" if url else (
+        "Settings > Secrets and variables > Actions"
+    )
+    return f"""### Tested, not published
+Nothing is set that says where to publish. Under {settings} set:
+
+| kind | name | value |
+|---|---|---|
+| variable | `DOCKERHUB_USERNAME` | your Docker Hub name, in lower case |
+| secret | `DOCKERHUB_TOKEN` | an access token of it with the right to read and write |
+| variable, optional | `IMAGE_REPOSITORY` | the image's name, where it is not the repository's |
+| variable, optional | `REGISTRY` | another registry's host name, such as `ghcr.io` |
+
+Then run this workflow again."""
+
+
+def report(plan: Plan, src: Source) -> None:
+    """Say what this run will do; say what to set where nothing is."""
+    if plan.why:
+        say(f"plan: {plan.why}")
+        return
+    sentence = (
+        "tested, not published: to publish, set the variable DOCKERHUB_USERNAME and the secret DOCKERHUB_TOKEN under"
+        " Settings > Secrets and variables > Actions, and run this workflow again"
+    )
+    say(f"plan: {sentence}")
+    annotate("notice", sentence)
+    add_summary(what_to_set(src.url))
+
+
+def main(argv: Sequence[str]) -> int:
+    parser(__doc__).parse_args(argv)
+    src = source()
+    plan = decide(os.environ, src.repository)
+    if plan.version:
+        check_history(f"v{plan.version}", src.sha)
+    report(plan, src)
+    digest = published(plan.image, src.sha) if plan.image else ""
+    if digest:
+        say(f"plan: {src.sha} is published already as {digest}; it is used again, not built again")
+    set_output("publish", "true" if plan.image else "false")
+    set_output("build", "false" if digest else "true")
+    set_output("digest", digest)
+    set_output("image", str(plan.image or ""))
+    set_output("subject", f"{'' if plan.image.registry else 'docker.io/'}{plan.image}" if plan.image else "")
+    set_output("version", str(plan.version or ""))
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Give a published image more names, in the registry only: nothing is built, pulled or pushed.
+
+  python3 scripts/promote_image.py edge     the newest published commit of main
+  python3 scripts/promote_image.py 1.2.3    this commit's image, as 1.2.3 and, where it is the highest
+                                            of their range, as 1.2, 1 and latest
+
+1.2.3 never moves: another digest is refused. A pre-release such as 1.3.0-rc.1 moves nothing else.
+edge moves forward only. The digest is compared before and after. Doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from lib.command import (
+    ROOT,
+    STATE,
+    Failure,
+    UsageError,
+    add_summary,
+    last_line,
+    parser,
+    run,
+    say,
+    set_output,
+    stage,
+    start,
+)
+from lib.names import ImageName, Version, check_digest, image_name, parse_version, source
+from lib.registry import check_same, index_of, retry
+from lib.tags import tags_of
+
+EDGE = "edge"
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A tag, the digest that it had ("" for none) and the digest that it has now."""
+
+    tag: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        if self.before == self.after:
+            return f"{self.tag}: stays at {self.after}"
+        return f"{self.tag}: {self.before or 'new'} -> {self.after}"
+
+
+def ranges(version: Version) -> tuple[str, ...]:
+    """Return the tags that follow the highest version of a range: 1.2, 1 and latest for 1.2.3."""
+    if version.pre:
+        return ()
+    return (f"{version.major}.{version.minor}", f"{version.major}", LATEST)
+
+
+def versions_in(tags: Iterable[str]) -> list[Version]:
+    """Return the final versions among tags, lowest first; other tags are nobody's business here."""
+    found = []
+    for tag in tags:
+        try:
+            version = parse_version(tag)
+        except UsageError:
+            continue
+        if not version.pre:
+            found.append(version)
+    return sorted(found)
+
+
+def highest(tag: str, tags: Iterable[str]) -> Version | None:
+    """Return the highest final version that a range's tag can stand for, None where there is none."""
+    members = [version for version in versions_in(tags) if tag in ranges(version)]
+    return members[-1] if members else None
+
+
+def to_move(version: Version, tags: Iterable[str]) -> list[str]:
+    """Return the tags to put on a version's image, given the tags that the registry has.
+
+    >>> to_move(Version(1, 1, 9), ["1.1.8", "1.2.0"])
+    ['1.1.9', '1.1']
+    """
+    existing = [*tags, str(version)]
+    return [str(version), *(tag for tag in ranges(version) if highest(tag, existing) == version)]
+
+
+def newest_published(commits: Iterable[str], published: Callable[[str], str]) -> tuple[str, str]:
+    """Return the first commit that is published, and its digest; ("", "") where none is."""
+    for commit in commits:
+        digest = published(commit)
+        if digest:
+            return commit, digest
+    return "", ""
+
+
+def create_command(image: ImageName, digest: str, tag: str) -> list[str]:
+    """Return the command that puts a tag on a digest in the registry."""
+    return ["docker", "buildx", "imagetools", "create", "--tag", image.tagged(tag), image.at(digest)]
+
+
+def digest_at(image: ImageName, tag: str) -> str:
+    """Return the digest that a tag has in the registry, or "" where there is no such tag."""
+    index = index_of(image.tagged(tag))
+    return index.digest if index else ""
+
+
+def put(image: ImageName, digest: str, tag: str, dry_run: bool) -> Move:
+    """Put a tag on a digest unless it is there already; check that it is there afterwards."""
+    before = digest_at(image, tag)
+    command = create_command(image, digest, tag)
+
+    def create() -> None:
+        done = run(command, check=False, timeout=120)
+        if done.returncode:
+            raise Failure(f"cannot put {tag} on {image.at(digest)}{last_line(done)}")
+
+    if dry_run:
+        say(f"would put {tag} on {digest}")
+    elif before != digest:
+        retry(create)
+        # A manifest that is no index would have been wrapped into a new one: github.com/docker/buildx issue 2481.
+        check_same(image.tagged(tag), digest, digest_at(image, tag))
+    return Move(tag, before, digest)
+
+
+def promote_version(image: ImageName, digest: str, version: Version, dry_run: bool) -> list[Move]:
+    """Put a version's tags on a digest; raise Failure where the version has another one already."""
+    taken = digest_at(image, str(version))
+    if taken not in ("", digest):
+        raise Failure(
+            f"{image.tagged(str(version))} is already published as {taken}, and this commit is {digest}; a version"
+            " never moves: delete the Git tag and release the next version"
+        )
+    moves = [put(image, digest, tag, dry_run) for tag in to_move(version, tags_of(image))]
+    # Another release may have moved the same tags meanwhile: the highest has the last word in both.
+    now = tags_of(image)
+    for number, move in enumerate(moves[1:], start=1):
+        winner = highest(move.tag, [*now, str(version)])
+        if winner and winner != version and not dry_run:
+            say(f"{winner} was released meanwhile: {move.tag} is its")
+            moves[number] = Move(move.tag, move.before, put(image, digest_at(image, str(winner)), move.tag, False).after)
+    return moves
+
+
+def fetch_settings(token: str) -> dict[str, str]:
+    """Return the environment in which git may read a private repository on GitHub, and asks nobody.
+
+    The token stays in this one command's environment; it is not written to the runner's disk.
+    """
+    settings = {"GIT_TERMINAL_PROMPT": "0"}
+    if token:
+        basic = base64.b64encode(f"x-access-token:{token}".encode()).decode("ascii")
+        settings.update(
+            GIT_CONFIG_COUNT="1",
+            GIT_CONFIG_KEY_0="http.https://github.com/.extraheader",
+            GIT_CONFIG_VALUE_0=f"AUTHORIZATION: basic {basic}",
+        )
+    return settings
+
+
+def newest_commits() -> list[str]:
+    """Return main's commits from its tip back to this one, newest first; this one is the last."""
+    git = ["git", "-C", str(ROOT)]
+    # Another run may have published a newer commit since this one was checked out.
+    run([*git, "fetch", "--quiet", "origin", "main"], env=fetch_settings(os.environ.get("GITHUB_TOKEN", "")), timeout=120)
+    newer = run([*git, "rev-list", "--first-parent", "--max-count=50", "HEAD..refs/remotes/origin/main"]).stdout
+    return [*newer.split(), source().sha]
+
+
+def promote_edge(image: ImageName, dry_run: bool) -> list[Move]:
+    """Put edge on the newest published commit of main, until that is true."""
+    move = None
+    for _ in range(3):
+        commit, digest = newest_published(newest_commits(), lambda sha: digest_at(image, sha))
+        if not commit:
+            raise Failure(f"there is no {image.tagged(source().sha)} in the registry; run python3 scripts/push_image.py first")
+        before = move.before if move else digest_at(image, EDGE)
+        if move and move.after == digest:
+            break
+        put(image, digest, EDGE, dry_run)
+        move = Move(EDGE, before, digest)
+        if dry_run:
+            break
+    return [move] if move else []
+
+
+def table(image: ImageName, moves: Sequence[Move]) -> str:
+    """Return, as Markdown, which tags moved from what to what."""
+    rows = [
+        f"| `{move.tag}` | {f'`{move.before}`' if move.before else 'new'} |"
+        f" {'stays' if move.before == move.after else f'`{move.after}`'} |"
+        for move in moves
+    ]
+    return "\n".join([f"### Tags of `{image}`", "| tag | from | to |", "|---|---|---|", *rows])
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("name", metavar="edge|VERSION", help="what to call the image")
+    arguments.add_argument("--digest", default="", help="the digest that must be the published one")
+    arguments.add_argument("--dry-run", action="store_true", help="say what would move, and move nothing")
+    options = arguments.parse_args(argv)
+    version = None if options.name == EDGE else parse_version(options.name)
+    src = source()
+    image = image_name(os.environ, src.repository)
+    with stage(f"Promote image to {options.name}"):
+        digest = digest_at(image, src.sha)
+        if not digest:
+            raise Failure(f"there is no {image.tagged(src.sha)} in the registry; run python3 scripts/push_image.py first")
+        if options.digest:
+            check_same(image.tagged(src.sha), check_digest(options.digest), digest)
+        dry_run = options.dry_run
+        moves = promote_version(image, digest, version, dry_run) if version else promote_edge(image, dry_run)
+    for move in moves:
+        print(move)
+    add_summary(table(image, moves))
+    set_output("latest", "true" if any(move.tag == LATEST for move in moves) else "false")
+    STATE.mkdir(exist_ok=True)
+    (STATE / "moves.json").write_text(json.dumps([vars(move) for move in moves], indent=2) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)

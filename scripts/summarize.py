@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Write the job summary: how long each stage took, the one digest, its way, and how to run it.
+
+Reads build/stages.jsonl and build/image.json, which the other scripts leave, and from the environment
+DIGEST, PUBLISHED (true where it was pushed) and LOGIN (how the step that logged in ended). Prints the
+summary; on GitHub it becomes the job's. Where the login failed, says what to check, and fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lib.command import STATE, Failure, add_summary, parser, say, start
+from lib.names import ImageName, image_name, source
+from lib.registry import blob_sizes
+
+
+def stages_in(text: str) -> list[Mapping[str, Any]]:
+    """Return the stages of a stages.jsonl, in the order in which they ended."""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the stages with their seconds as a Markdown table, or "" where there was none."""
+    if not stages:
+        return ""
+    rows = [f"| {stage['name']}{'' if stage['ok'] else ' **failed**'} | {stage['seconds']:.1f} |" for stage in stages]
+    return "\n".join(["| stage | seconds |", "|---|---:|", *rows])
+
+
+def way(sha: str, digest: str, stages: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Mermaid picture of the stages that the digest went through; a failed one ends it."""
+    short = f"{digest[:19]}…"
+    lines = [f'  commit(["commit {sha[:7]}"])']
+    previous = "commit"
+    for number, stage in enumerate(stages, start=1):
+        lines.append(f'  {previous} --> s{number}["{stage["name"]}<br/>{short if stage["ok"] else "failed"}"]')
+        previous = f"s{number}"
+        if not stage["ok"]:
+            break
+    return "\n".join(["```mermaid", "flowchart LR", *lines, "```"])
+
+
+def commands(image: ImageName, tag: str, digest: str) -> str:
+    """Return, as Markdown, how to run and pull what was published."""
+    return f"""```sh
+docker run --rm -p 4000:80 {image.tagged(tag)}
+docker pull {image.at(digest)}
+```"""
+
+
+def size_table(sizes: Mapping[str, int]) -> str:
+    """Return compressed sizes as a Markdown table; MB are millions of bytes."""
+    rows = [f"| {platform} | {size / 1e6:.1f} MB |" for platform, size in sorted(sizes.items())]
+    return "\n".join(["| platform | compressed |", "|---|---:|", *rows])
+
+
+def sizes_of(reference: str) -> dict[str, int]:
+    """Return compressed sizes, or none where the registry does not say: a summary is no check."""
+    try:
+        return blob_sizes(reference)
+    except Failure as failure:
+        say(f"no sizes: {failure}")
+        return {}
+
+
+def read(name: str) -> str:
+    """Return the text of a hand-over file, or "" where no stage wrote it."""
+    path = STATE / name
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser(__doc__).parse_args(argv)
+    src = source()
+    digest = os.environ.get("DIGEST", "")
+    stages = stages_in(read("stages.jsonl"))
+    parts = [f"### Image of {src.sha}", stage_table(stages)]
+    if digest:
+        parts += [f"Digest: `{digest}`", way(src.sha, digest, stages)]
+    if digest and os.environ.get("PUBLISHED") == "true":
+        image = image_name(os.environ, src.repository)
+        parts.append(commands(image, src.sha, digest))
+        sizes = sizes_of(image.at(digest))
+        parts.append(size_table(sizes) if sizes else "")
+    summary = "\n\n".join(part for part in parts if part)
+    print(summary)
+    add_summary(summary)
+    if os.environ.get("LOGIN") == "failure":
+        raise Failure(
+            f"cannot log in to {os.environ.get('REGISTRY') or 'Docker Hub'} as"
+            f" {os.environ.get('DOCKERHUB_USERNAME', '')!r}: the step Log in has its answer; if that is a refusal, set"
+            " the variable DOCKERHUB_USERNAME and the secret DOCKERHUB_TOKEN anew"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)
