@@ -112,12 +112,21 @@ def wait_until(
         time.sleep(every)
 
 
+class Progress:
+    """How many stages a run has in all, where that is known, and how many have begun."""
+
+    total = 0
+    begun = 0
+
+
 @contextlib.contextmanager
-def stage(name: str, label: str = "") -> Iterator[None]:
+def stage(name: str) -> Iterator[None]:
     """Say where a run is, how long the stage took, and note it in build/stages.jsonl.
 
     Each line there is {"name": str, "seconds": float, "ok": bool}; reports are made from it.
     """
+    Progress.begun += 1
+    label = f"[{Progress.begun}/{Progress.total}] " if Progress.total else ""
     say(f"{label}{name} ...")
     start = time.monotonic()
     ok = False

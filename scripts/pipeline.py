@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""The whole pipeline on this machine: build, smoke-test, push, pull back by digest, run.
+
+With no account it publishes to a registry on localhost that is gone afterwards. With --push it
+publishes to Docker Hub for real, as DOCKERHUB_USERNAME, with DOCKERHUB_TOKEN or after docker login.
+Prints what a user gets: the seconds of each stage, the one digest, sizes, and the docker run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import build_image
+import engine
+import push_image
+import smoke_test
+from lib import containers, standin
+from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
+from lib.daemon import Daemon
+from lib.names import ImageName, Source, image_name, source
+from lib.registry import LocalImage, blob_sizes, check_same, index_of, local_image
+
+IMAGE = "friendlyhello:ci"
+REGISTRY_IMAGE = "registry:3"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the run yielded; digests are of the index, sizes in bytes by platform."""
+
+    tested_digest: str
+    published_digest: str
+    reference: str
+    platforms: Sequence[str]
+    compressed_bytes: Mapping[str, int]
+    added_bytes: Mapping[str, int]
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def registry_command() -> list[str]:
+    """Return the command that starts a registry on a free port of localhost."""
+    return ["docker", "run", "--detach", "--publish", "127.0.0.1::5000", "--label", containers.label(), REGISTRY_IMAGE]
+
+
+@contextlib.contextmanager
+def local_registry(stands_in: bool) -> Iterator[str]:
+    """A registry on localhost, gone at the end: the public image, or Debian's where that cannot be had."""
+    if stands_in:
+        with tempfile.TemporaryDirectory(prefix="friendlyhello-registry-") as folder:
+            daemon, port = Daemon("registry", Path(folder)), free_port()
+            standin.start_registry(daemon, Path(folder), port)
+            try:
+                yield f"localhost:{port}"
+            finally:
+                daemon.stop()
+        return
+    container = run(registry_command(), show=True).stdout.strip()
+    port = int(run(["docker", "port", container, "5000/tcp"]).stdout.split()[0].rpartition(":")[2])
+    wait_until(lambda: standin.answers(port), seconds=30, what=f"the registry on localhost:{port}")
+    try:
+        yield f"localhost:{port}"
+    finally:
+        run(["docker", "rm", "--force", "--volumes", container], check=False)
+
+
+@contextlib.contextmanager
+def logged_in(username: str, token: str, registry: str) -> Iterator[None]:
+    """Log in with a token if there is one, and out again at the end; else trust an earlier docker login."""
+    if not token:
+        yield
+        return
+    server = [registry] if registry else []
+    done = run(["docker", "login", "--username", username, "--password-stdin", *server], stdin=token, check=False)
+    if done.returncode != 0:
+        raise Failure(
+            f"cannot log in as {username}{last_line(done)}; check that DOCKERHUB_USERNAME and DOCKERHUB_TOKEN"
+            " belong together"
+        )
+    try:
+        yield
+    finally:
+        run(["docker", "logout", *server], check=False)
+
+
+def pull_back(image: LocalImage, target: ImageName, commit: Source, digest: str) -> None:
+    """Remove the image here and get it from the registry again, by its digest."""
+    for name in (image.reference, target.tagged(commit.revision)):
+        run(["docker", "image", "rm", "--force", name], check=False)
+    reference = target.at(digest)
+    run(["docker", "pull", "--quiet", reference], show=True)
+    pulled = local_image(reference)
+    check_same(f"{reference}, pulled back,", digest, pulled.digest)
+    # The names that the image had here, so that a later step or a user finds it.
+    for name in (image.reference, target.tagged(commit.revision)):
+        run(["docker", "tag", reference, name])
+
+
+def plain_run_command(reference: str, port: int) -> list[str]:
+    """Return the command that users start the image with, in the background."""
+    return ["docker", "run", "--detach", "--publish", f"{port}:80", "--label", containers.label(), reference]
+
+
+def run_as_users_do(reference: str, port: int) -> str:
+    """Run a published image alone, ask for the page, and return it."""
+    done = run(plain_run_command(reference, port), show=True, check=False)
+    if done.returncode != 0:
+        if re.search(r"port is already allocated|address already in use", done.stderr):
+            raise containers.why_not_published(port, "docker run could not publish it")
+        raise Failure(f"{reference} does not start{last_line(done)}")
+    container = done.stdout.strip()
+    curl = smoke_test.curl_command(port, "/")
+    try:
+        wait_until(lambda: run(curl, check=False).returncode == 0, seconds=30, what=f"a page on port {port}")
+        page = smoke_test.parse_response(run(curl, show=True).stdout).body
+    except Failure:
+        say(f"the service wrote:\n{containers.logs(container)}")
+        raise
+    finally:
+        run(["docker", "rm", "--force", container], check=False)
+    expected = smoke_test.page("World", container[:12], smoke_test.NO_REDIS)
+    if page != expected:
+        raise Failure(f"the page is {page!r}, expected {expected!r}")
+    return page
+
+
+def added_bytes(reference: str) -> dict[str, int]:
+    """Return platform -> compressed bytes of the layers that the Dockerfile adds to its base image.
+
+    The first instruction of its last stage tells where they begin in the image's history (OCI image
+    configuration, "history").
+    """
+    images = json.loads(run(["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Image}}", reference]).stdout)
+    index = index_of(reference)
+    name = reference.partition("@")[0]
+    added = {}
+    for platform, digest in (index.platforms if index else {}).items():
+        manifest = index_of(f"{name}@{digest}")
+        config = images.get(platform, images)
+        layers = manifest.content["layers"] if manifest else []
+        added[platform] = sum(layer["size"] for layer in layers[base_layers(config["history"]) :])
+    return added
+
+
+def base_layers(history: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many layers of an image come from its base image, by its history."""
+    count = 0
+    for entry in history:
+        if "org.opencontainers.image.title=friendlyhello" in entry.get("created_by", "").replace('"', ""):
+            break
+        count += not entry.get("empty_layer", False)
+    return count
+
+
+def stages() -> list[dict[str, Any]]:
+    """Return this run's stages: name and seconds."""
+    lines = (STATE / "stages.jsonl").read_text("utf-8").splitlines()
+    return [{"name": entry["name"], "seconds": entry["seconds"]} for entry in map(json.loads, lines)]
+
+
+def report(result: Result, done: Sequence[Mapping[str, Any]], run_line: str) -> str:
+    """Return the table at the end."""
+    width = max(len(entry["name"]) for entry in done)
+    total = sum(entry["seconds"] for entry in done)
+    lines = [f"{'stage':<{width}}  seconds", *(f"{entry['name']:<{width}}  {entry['seconds']:7.1f}" for entry in done)]
+    lines += [f"{'all':<{width}}  {total:7.1f}", "", f"digest     {result.tested_digest}", "           built, tested,"]
+    lines[-1] += " published and pulled back: the same one"
+    for platform in result.platforms:
+        whole, added = result.compressed_bytes[platform] / 1e6, result.added_bytes[platform] / 1e6
+        lines.append(f"{platform}  {whole:.1f} MB compressed, {added:.1f} MB of them added to the base image")
+    return "\n".join([*lines, "", f"run it:    {run_line}", "then open http://localhost:4000"])
+
+
+def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Result, str]:
+    """Run every stage; return the result and the line that runs the image."""
+    commit = source()
+    env = dict(os.environ)
+    if push and not env.get("DOCKERHUB_USERNAME"):
+        raise UsageError("--push needs DOCKERHUB_USERNAME: set it to the name you log in to the registry with")
+    env.setdefault("DOCKERHUB_USERNAME", "local")
+    target = image_name(env, commit.repository)
+    STATE.mkdir(exist_ok=True)
+    (STATE / "stages.jsonl").unlink(missing_ok=True)
+    Progress.begun, Progress.total = 0, 5 + len(engine.PLATFORMS)
+    with stage("Find a Docker Engine"):
+        found = engine.setup(offline) if setup or offline else engine.find()
+        say(str(found))
+    with containers.cleaned_up(), contextlib.ExitStack() as cleanup:
+        with stage("Build image"):
+            image = build_image.build(IMAGE, engine.PLATFORMS, commit)
+        smoke_test.smoke_test(image, engine.PLATFORMS, port)
+        with stage("Push image"):
+            if push:
+                cleanup.enter_context(logged_in(target.username, env.get("DOCKERHUB_TOKEN", ""), target.registry))
+            else:
+                host = cleanup.enter_context(local_registry(found.stands_in))
+                target = ImageName(host, target.username, target.repository)
+            digest = push_image.publish(image, target, commit)
+        with stage("Pull image back by digest"):
+            pull_back(image, target, commit, digest)
+        with stage(f"Run it on port {port}"):
+            page = run_as_users_do(target.at(digest), port)
+        say(f"the page: {page}")
+        result = Result(
+            image.digest, digest, target.at(digest), engine.PLATFORMS, blob_sizes(target.at(digest)), added_bytes(target.at(digest))
+        )
+    return result, f"docker run --rm -p 4000:80 {target.tagged(commit.revision) if push else IMAGE}"
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--setup", action="store_true", help="install, configure and start what is missing")
+    arguments.add_argument("--offline", action="store_true", help="stand in for Docker Hub in any case; implies --setup")
+    arguments.add_argument("--push", action="store_true", help="publish to Docker Hub, or to REGISTRY, for real")
+    arguments.add_argument("--port", type=int, default=smoke_test.PORT, help="the port to publish (default: %(default)s)")
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result for machines, too")
+    options = arguments.parse_args(argv)
+    result, run_line = pipeline(
+        setup=options.setup, offline=options.offline, push=options.push, port=options.port
+    )
+    if options.json:
+        options.json.write_text(json.dumps({**vars(result), "stages": stages()}, indent=2) + "\n", "utf-8")
+    print(report(result, stages(), run_line))
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)
