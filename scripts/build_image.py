@@ -89,7 +89,7 @@ def digest_in(metadata: str) -> str:
 
 def why_it_failed(log: str) -> str:
     """Return the line of a failed build's log that says most: the last before BuildKit's first error."""
-    before, error, after = log.partition("ERROR:")
+    before, _, after = log.partition("ERROR:")
     steps = re.findall(r"^#\d+ \d+\.\d+ +(.+)$", before, re.M)
     return str(steps[-1]) if steps else (after.strip().splitlines() or ["docker buildx build failed"])[0]
 

@@ -115,7 +115,9 @@ def problems(engine: Engine) -> list[str]:
             " (in Docker Desktop: Settings, General) and restart the engine"
         )
     if engine.buildx < OLDEST_BUILDX:
-        found.append("docker buildx 0.13 or newer is missing: install the package docker-buildx or docker-buildx-plugin")
+        found.append(
+            "docker buildx 0.13 or newer is missing: install the package docker-buildx or docker-buildx-plugin"
+        )
     missing = [platform for platform in PLATFORMS if platform not in engine.platforms]
     if missing and engine.buildx:
         found.append(
@@ -189,9 +191,14 @@ def apt_install(packages: Sequence[str]) -> None:
     if not missing:
         return
     say(f"installing {', '.join(missing)}")
-    if run(command, check=False, env=quiet).returncode:
-        run(["apt-get", "update", "-q"], env=quiet)
-        run(command, env=quiet)
+    if run(as_root(command), check=False, env=quiet).returncode:
+        run(as_root(["apt-get", "update", "-q"]), env=quiet)
+        run(as_root(command), env=quiet)
+
+
+def as_root(command: list[str]) -> list[str]:
+    """Return a command that runs as root: through sudo where we are not."""
+    return command if os.geteuid() == 0 else ["sudo", "--preserve-env=DEBIAN_FRONTEND,NEEDRESTART_MODE", *command]
 
 
 def installed(package: str) -> bool:
@@ -254,7 +261,9 @@ def start_hub() -> None:
     apt_install(STAND_IN_PACKAGES)
     if HUB.pid is None:
         if standin.answers(standin.PORT):
-            raise Failure(f"something else answers on {standin.HOST}, where Docker Hub's stand-in belongs; end it first")
+            raise Failure(
+                f"something else answers on {standin.HOST}, where Docker Hub's stand-in belongs; end it first"
+            )
         standin.start_registry(HUB, DATA / "hub", standin.PORT)
 
 

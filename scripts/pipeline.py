@@ -102,7 +102,8 @@ def pull_back(image: LocalImage, target: ImageName, commit: Source, digest: str)
     for name in (image.reference, target.tagged(commit.revision)):
         run(["docker", "image", "rm", "--force", name], check=False)
     reference = target.at(digest)
-    run(["docker", "pull", "--quiet", reference], show=True)
+    for platform in engine.PLATFORMS:  # without --platform a pull brings the host's only
+        run(["docker", "pull", "--quiet", "--platform", platform, reference], show=True)
     pulled = local_image(reference)
     check_same(f"{reference}, pulled back,", digest, pulled.digest)
     # The names that the image had here, so that a later step or a user finds it.
@@ -144,7 +145,9 @@ def added_bytes(reference: str) -> dict[str, int]:
     The first instruction of its last stage tells where they begin in the image's history (OCI image
     configuration, "history").
     """
-    images = json.loads(run(["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Image}}", reference]).stdout)
+    images = json.loads(
+        run(["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Image}}", reference]).stdout
+    )
     index = index_of(reference)
     name = reference.partition("@")[0]
     added = {}
@@ -216,7 +219,12 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
             page = run_as_users_do(target.at(digest), port)
         say(f"the page: {page}")
         result = Result(
-            image.digest, digest, target.at(digest), engine.PLATFORMS, blob_sizes(target.at(digest)), added_bytes(target.at(digest))
+            image.digest,
+            digest,
+            target.at(digest),
+            engine.PLATFORMS,
+            blob_sizes(target.at(digest)),
+            added_bytes(target.at(digest)),
         )
     return result, f"docker run --rm -p 4000:80 {target.tagged(commit.revision) if push else IMAGE}"
 
@@ -224,14 +232,16 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
 def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--setup", action="store_true", help="install, configure and start what is missing")
-    arguments.add_argument("--offline", action="store_true", help="stand in for Docker Hub in any case; implies --setup")
+    arguments.add_argument(
+        "--offline", action="store_true", help="stand in for Docker Hub in any case; implies --setup"
+    )
     arguments.add_argument("--push", action="store_true", help="publish to Docker Hub, or to REGISTRY, for real")
-    arguments.add_argument("--port", type=int, default=smoke_test.PORT, help="the port to publish (default: %(default)s)")
+    arguments.add_argument(
+        "--port", type=int, default=smoke_test.PORT, help="the port to publish (default: %(default)s)"
+    )
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result for machines, too")
     options = arguments.parse_args(argv)
-    result, run_line = pipeline(
-        setup=options.setup, offline=options.offline, push=options.push, port=options.port
-    )
+    result, run_line = pipeline(setup=options.setup, offline=options.offline, push=options.push, port=options.port)
     if options.json:
         options.json.write_text(json.dumps({**vars(result), "stages": stages()}, indent=2) + "\n", "utf-8")
     print(report(result, stages(), run_line))

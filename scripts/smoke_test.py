@@ -100,7 +100,9 @@ def check_page(response: Response, hostname: str, visits: str) -> None:
     if escaped(response.body) != expected:
         raise Failure(f"the page is {response.body!r}, expected {expected!r}")
     if response.headers.get("content-type") != "text/html; charset=utf-8":
-        raise Failure(f"the page's Content-Type is {response.headers.get('content-type')!r}, expected 'text/html; charset=utf-8'")
+        raise Failure(
+            f"the page's Content-Type is {response.headers.get('content-type')!r}, expected 'text/html; charset=utf-8'"
+        )
 
 
 def check_headers(response: Response, revision: str) -> None:
@@ -225,7 +227,9 @@ class SmokeTest:
             response = self.next_visit(visits)
             visits = visits_in(response)
             check_page(response, hostname, str(visits))
-        wait_until(lambda: self.get("/readyz", fail=False, show=False).status == 200, seconds=20, what="/readyz to be 200")
+        wait_until(
+            lambda: self.get("/readyz", fail=False, show=False).status == 200, seconds=20, what="/readyz to be 200"
+        )
         check_ready(self.get("/readyz"), 200)
         say("ok: visits count up, one at a time, as soon as there is a Redis")
 
@@ -252,7 +256,9 @@ class SmokeTest:
         if self.platform != host_platform():
             return
         wait_until(
-            lambda: self.inspect("{{.State.Health.Status}}") == "healthy", seconds=45, what="the container to be healthy"
+            lambda: self.inspect("{{.State.Health.Status}}") == "healthy",
+            seconds=45,
+            what="the container to be healthy",
         )
         say("ok: healthy by its own HEALTHCHECK")
 

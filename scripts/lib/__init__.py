@@ -4,6 +4,7 @@ import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036  the one place that says so in a sentence
     sys.exit(
-        "error: these scripts need Python 3.11 or newer and this is "
-        "{}.{}; run them with a newer python3".format(*sys.version_info[:2])
+        "error: these scripts need Python 3.11 or newer and this is {}.{}; run them with a newer python3".format(
+            *sys.version_info[:2]
+        )
     )

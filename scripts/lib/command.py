@@ -101,9 +101,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return f": {line}" if line else ""
 
 
-def wait_until(
-    ready: Callable[[], bool], *, seconds: float, what: str, every: float = 0.1
-) -> None:
+def wait_until(ready: Callable[[], bool], *, seconds: float, what: str, every: float = 0.1) -> None:
     """Poll `ready` until it returns True; raise Failure naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not ready():

@@ -48,7 +48,16 @@ def remove(filter_: str) -> None:
 
 def remove_leftovers() -> None:
     """Remove what killed runs left behind."""
-    names = ["docker", "container", "ls", "--all", "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}']
+    names = [
+        "docker",
+        "container",
+        "ls",
+        "--all",
+        "--filter",
+        f"label={LABEL}",
+        "--format",
+        f'{{{{.Label "{LABEL}"}}}}',
+    ]
     networks = ["docker", "network", "ls", "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}']
     found = run(names, check=False).stdout.split() + run(networks, check=False).stdout.split()
     for run_ in sorted(set(found)):

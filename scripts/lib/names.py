@@ -14,7 +14,9 @@ from lib.command import ROOT, Failure, UsageError, run
 # The grammar of a name's components and of a tag: github.com/distribution/reference, regexp.go.
 COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*(?::[0-9]{1,5})?")
+HOST = re.compile(
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*(?::[0-9]{1,5})?"
+)
 SHA = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -71,9 +73,7 @@ def image_name(env: Mapping[str, str], repository: str) -> ImageName:
     if registry in ("docker.io", "index.docker.io", "registry-1.docker.io"):
         registry = ""
     if registry and not (HOST.fullmatch(registry) and is_host(registry)):
-        raise UsageError(
-            f"REGISTRY is {registry!r}, which is not a host name such as ghcr.io or localhost:5000"
-        )
+        raise UsageError(f"REGISTRY is {registry!r}, which is not a host name such as ghcr.io or localhost:5000")
     name = env.get("IMAGE_REPOSITORY", "") or repository.lower()
     if not COMPONENT.fullmatch(name):
         raise UsageError(
@@ -130,8 +130,7 @@ class Version:
         # A final version follows its pre-releases; numbers come before words, and a longer list of
         # identifiers after its own beginning.
         identifiers = tuple(
-            (0, int(part), "") if part.isdigit() else (1, 0, part)
-            for part in (self.pre.split(".") if self.pre else ())
+            (0, int(part), "") if part.isdigit() else (1, 0, part) for part in (self.pre.split(".") if self.pre else ())
         )
         return (self.major, self.minor, self.patch, not self.pre, identifiers)
 
@@ -202,5 +201,7 @@ def repository_name(remote: str) -> str:
 
 def public_url(remote: str) -> str:
     """Return a remote's address as a web page's, without any user or password, or ""."""
-    match = re.fullmatch(r"(?:https?://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|[^@/:]+@)([^/:]+)(?::[0-9]+)?[:/](.+?)(?:\.git)?/?", remote)
+    match = re.fullmatch(
+        r"(?:https?://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|[^@/:]+@)([^/:]+)(?::[0-9]+)?[:/](.+?)(?:\.git)?/?", remote
+    )
     return f"https://{match[1]}/{match[2]}" if match else ""

@@ -26,7 +26,9 @@ ABSENT = re.compile(
     r"not found|manifest unknown|name unknown|MANIFEST_UNKNOWN|NAME_UNKNOWN|repository does not exist|"
     r"insufficient_scope|requested access to the resource is denied|pull access denied",
 )
-REFUSED = re.compile(r"unauthori[sz]ed|authentication required|incorrect username or password|\b401\b|\b403\b|denied", re.I)
+REFUSED = re.compile(
+    r"unauthori[sz]ed|authentication required|incorrect username or password|\b401\b|\b403\b|denied", re.I
+)
 
 ATTESTATION = "vnd.docker.reference.type"  # https://docs.docker.com/build/metadata/attestations/attestation-storage/
 

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Lint, types and tests: everything that has to hold before a commit goes to main.
+
+Makes a virtual environment in .venv from requirements-dev.txt, then runs every check and reports
+all that failed. Tests that need something which is not here are skipped with the reason; with
+--setup what is missing is installed first (Debian and Ubuntu, as root or through sudo), and with
+--require-engine nothing may be skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import engine
+from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run, say, stage, start
+
+TEST_PACKAGES = ("redis-server", "chromium", "chromium-driver", "docker-registry", "openssh-server")
+REQUIREMENTS = ("requirements", "requirements-dev")
+CODE = ("src", "scripts", "tests", "benchmarks")
+COVERAGE = 95  # percent of branches, with nothing skipped
+
+
+def compile_command(uv: str, name: str) -> list[str]:
+    """Return the command that pins NAME.in in NAME.txt, for every Python and platform, with hashes."""
+    compile_ = ["pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
+    return [uv, *compile_, f"{name}.in", "-o", f"{name}.txt"]
+
+
+def pins(text: str) -> list[str]:
+    """Return the lines of a requirements file that say something; comments do not."""
+    return [line.rstrip(" \\") for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def check_requirements(uv: str) -> None:
+    """Raise Failure where a requirements file is out of step with what it is compiled from."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in REQUIREMENTS:
+            for suffix in (".in", ".txt"):
+                shutil.copy(ROOT / f"{name}{suffix}", folder)
+        for name in REQUIREMENTS:
+            command = compile_command(uv, name)
+            done = run(command, cwd=Path(folder), check=False)
+            if done.returncode != 0:
+                raise Failure(f"cannot compile {name}.in{last_line(done)}")
+            if pins((Path(folder) / f"{name}.txt").read_text("utf-8")) != pins(
+                (ROOT / f"{name}.txt").read_text("utf-8")
+            ):
+                raise Failure(f"{name}.txt is out of step with {name}.in; run {' '.join(compile_command('uv', name))}")
+
+
+def lint_commands(bin_: Path) -> dict[str, list[str]]:
+    """Return the checks that read the code, by name. `bin_` is where the tools are."""
+    return {
+        "ruff": [str(bin_ / "ruff"), "check", "."],
+        "ruff format": [str(bin_ / "ruff"), "format", "--check", "--quiet", "."],
+        "mypy": [str(bin_ / "mypy"), *CODE],
+        "hadolint": [str(bin_ / "hadolint"), "Dockerfile"],
+        "shellcheck": [str(bin_ / "shellcheck"), ".ci/run"],
+        "zizmor": [str(bin_ / "zizmor"), "--offline", "--quiet", "--persona=auditor", ".github"],
+    }
+
+
+def pytest_command(python: Path, *, everything: bool, tests: Sequence[str] = ()) -> list[str]:
+    """Return the command that runs the tests; coverage has to be reached where `everything` could run."""
+    coverage = ["--cov", "--cov-report=term", *([f"--cov-fail-under={COVERAGE}"] if everything else [])]
+    return [str(python), "-m", "pytest", *([] if tests else coverage), *tests]
+
+
+def make_environment(folder: Path, python: str = "") -> Path:
+    """Return the folder of programs of an up-to-date virtual environment.
+
+    It is made anew when requirements-dev.txt changes. With `python`, a version such as 3.13, uv finds
+    that Python or downloads it.
+    """
+    requirements = ROOT / "requirements-dev.txt"
+    stamp = folder / "made-from"
+    made_from = hashlib.sha256(requirements.read_bytes()).hexdigest() + python
+    if stamp.exists() and stamp.read_text("utf-8") == made_from:
+        return folder / "bin"
+    shutil.rmtree(folder, ignore_errors=True)
+    if python:
+        uv = str(make_environment(ROOT / ".venv") / "uv")
+        run([uv, "venv", "--no-project", "--python", python, str(folder)])
+        run([uv, "pip", "install", "--python", str(folder / "bin/python"), "--require-hashes", "-r", str(requirements)])
+    else:
+        done = run([sys.executable, "-m", "venv", str(folder)], check=False)
+        if done.returncode != 0:
+            raise Failure(f"cannot make a virtual environment{last_line(done)}; on Debian, install python3-venv")
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run([*pip, "--require-hashes", "-r", str(requirements)])
+    stamp.write_text(made_from, "utf-8")
+    return folder / "bin"
+
+
+def check(name: str, command: Sequence[str], failed: list[str], env: dict[str, str] | None = None) -> None:
+    """Run one check; note it in `failed` if it finds something, and go on."""
+    try:
+        with stage(f"Check with {name}"):
+            run(command, passthrough=True, cwd=ROOT, env=env)
+    except Failure as failure:
+        say(f"error: {failure}")
+        failed.append(name)
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--setup", action="store_true", help="install and start what the tests need")
+    arguments.add_argument("--require-engine", action="store_true", help="fail where a test would be skipped")
+    arguments.add_argument("--full", action="store_true", help="run the tests that need minutes, too")
+    arguments.add_argument("--python", default="", metavar="3.X", help="run the service's tests on this Python, only")
+    options = arguments.parse_args(argv)
+    if options.python and not re.fullmatch(r"3\.[0-9]{1,2}", options.python):
+        raise UsageError(f"--python is {options.python!r}, expected a version such as 3.13")
+    STATE.mkdir(exist_ok=True)
+    (STATE / "stages.jsonl").unlink(missing_ok=True)
+    if options.python:
+        with stage(f"Make environment for Python {options.python}"):
+            bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
+        failed: list[str] = []
+        check("pytest", pytest_command(bin_ / "python", everything=False, tests=["tests/service"]), failed)
+        return 1 if failed else 0
+    if options.setup:
+        with stage("Set up engine and test programs"):
+            engine.setup(offline=False)
+            engine.apt_install(TEST_PACKAGES)
+    with stage("Make environment"):
+        bin_ = make_environment(ROOT / ".venv")
+    failed = []
+    try:
+        with stage("Check requirements"):
+            check_requirements(str(bin_ / "uv"))
+    except Failure as failure:
+        say(f"error: {failure}")
+        failed.append("requirements")
+    for name, command in lint_commands(bin_).items():
+        check(name, command, failed)
+    path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
+    env = {"PATH": path, "REQUIRE_ENGINE": "1" if options.require_engine else "", "FULL": "1" if options.full else ""}
+    check("pytest", pytest_command(bin_ / "python", everything=options.require_engine), failed, env)
+    if failed:
+        raise Failure(f"{', '.join(failed)} found something: see above")
+    say("all checks passed")
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)
