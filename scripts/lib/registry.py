@@ -161,9 +161,10 @@ def local_image(reference: str) -> LocalImage:
         if re.search(r"no such image|not found", done.stderr, re.I):
             raise Failure(f"no image {reference} on this engine; run python3 scripts/build_image.py first")
         raise Failure(f"cannot inspect {reference}{last_line(done)}")
-    # With the containerd image store an image's ID is the digest of its index.
+    # With the containerd image store an image's ID is the digest of its index; newer engines say so by name.
     facts = json.loads(done.stdout)[0]
-    return LocalImage(reference, facts["Id"], (facts.get("Config") or {}).get("Labels") or {})
+    digest = (facts.get("Descriptor") or {}).get("digest") or facts["Id"]
+    return LocalImage(reference, digest, (facts.get("Config") or {}).get("Labels") or {})
 
 
 def check_same(what: str, expected: str, found: str) -> None:
