@@ -289,7 +289,8 @@ def is_running(pid_file: Path, names: Sequence[str]) -> bool:
 
 def answers() -> bool:
     """Whether the engine answers."""
-    return run(["docker", "version", "--format", "{{.Server.Version}}"], check=False).returncode == 0
+    asked = ["docker", "version", "--format", "{{.Server.Version}}"]
+    return bool(shutil.which("docker")) and run(asked, check=False).returncode == 0
 
 
 def restart(changed: bool) -> None:
