@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The whole pipeline on this machine: build, smoke-test, push, pull back by digest, run.
 
-With no account it publishes to a registry on localhost that is gone afterwards. With --push it
+With no account it publishes to a registry on localhost, which is gone afterwards. With --push it
 publishes to Docker Hub for real, as DOCKERHUB_USERNAME, with DOCKERHUB_TOKEN or after docker login.
 Prints what a user gets: the seconds of each stage, the one digest, sizes, and the docker run.
 """
@@ -11,9 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import socket
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +22,6 @@ import push_image
 import smoke_test
 from lib import containers, standin
 from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
-from lib.daemon import Daemon
 from lib.names import ImageName, Source, image_name, source
 from lib.registry import LocalImage, blob_sizes, check_same, index_of, local_image
 
@@ -45,34 +41,18 @@ class Result:
     added_bytes: Mapping[str, int]
 
 
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def registry_command() -> list[str]:
     """Return the command that starts a registry on a free port of localhost."""
     return ["docker", "run", "--detach", "--publish", "127.0.0.1::5000", "--label", containers.label(), REGISTRY_IMAGE]
 
 
 @contextlib.contextmanager
-def local_registry(stands_in: bool) -> Iterator[str]:
-    """A registry on localhost, gone at the end: the public image, or Debian's where that cannot be had."""
-    if stands_in:
-        with tempfile.TemporaryDirectory(prefix="friendlyhello-registry-") as folder:
-            daemon, port = Daemon("registry", Path(folder)), free_port()
-            standin.start_registry(daemon, Path(folder), port)
-            try:
-                yield f"localhost:{port}"
-            finally:
-                daemon.stop()
-        return
+def local_registry() -> Iterator[str]:
+    """A registry on localhost, gone at the end."""
     container = run(registry_command(), show=True).stdout.strip()
-    port = int(run(["docker", "port", container, "5000/tcp"]).stdout.split()[0].rpartition(":")[2])
-    wait_until(lambda: standin.answers(port), seconds=30, what=f"the registry on localhost:{port}")
     try:
+        port = int(run(["docker", "port", container, "5000/tcp"]).stdout.split()[0].rpartition(":")[2])
+        wait_until(lambda: standin.answers(port), seconds=30, what=f"the registry on localhost:{port}")
         yield f"localhost:{port}"
     finally:
         run(["docker", "rm", "--force", "--volumes", container], check=False)
@@ -118,12 +98,7 @@ def plain_run_command(reference: str, port: int) -> list[str]:
 
 def run_as_users_do(reference: str, port: int) -> str:
     """Run a published image alone, ask for the page, and return it."""
-    done = run(plain_run_command(reference, port), show=True, check=False)
-    if done.returncode != 0:
-        if re.search(r"port is already allocated|address already in use", done.stderr):
-            raise containers.why_not_published(port, "docker run could not publish it")
-        raise Failure(f"{reference} does not start{last_line(done)}")
-    container = done.stdout.strip()
+    container = containers.start(plain_run_command(reference, port))
     curl = smoke_test.curl_command(port, "/")
     try:
         wait_until(lambda: run(curl, check=False).returncode == 0, seconds=30, what=f"a page on port {port}")
@@ -198,7 +173,7 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
     target = image_name(env, commit.repository)
     STATE.mkdir(exist_ok=True)
     (STATE / "stages.jsonl").unlink(missing_ok=True)
-    Progress.begun, Progress.total = 0, 5 + len(engine.PLATFORMS)
+    Progress.begun, Progress.total = 0, 6 + len(engine.PLATFORMS)
     with stage("Find a Docker Engine"):
         found = engine.setup(offline) if setup or offline else engine.find()
         say(str(found))
@@ -210,7 +185,7 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
             if push:
                 cleanup.enter_context(logged_in(target.username, env.get("DOCKERHUB_TOKEN", ""), target.registry))
             else:
-                host = cleanup.enter_context(local_registry(found.stands_in))
+                host = cleanup.enter_context(local_registry())
                 target = ImageName(host, target.username, target.repository)
             digest = push_image.publish(image, target, commit)
         with stage("Pull image back by digest"):

@@ -43,14 +43,14 @@ class Response:
     body: str
 
 
-def run_command(image: str, platform: str, port: int, network: str) -> list[str]:
-    """Return the command that starts the image.
+def run_command(image: str, platform: str, publish: str, network: str) -> list[str]:
+    """Return the command that starts the image; `publish` is 4000:80, or 80 for a port that the engine chooses.
 
     A Python that starts under emulation takes longer than a health check may, so there are none there.
     """
     health = [] if platform == host_platform() else ["--no-healthcheck"]
     return [
-        *("docker", "run", "--detach", "--publish", f"{port}:80", "--platform", platform, "--network", network),
+        *("docker", "run", "--detach", "--publish", publish, "--platform", platform, "--network", network),
         *(*HARDENED, *health, "--env", f"NAME={NAME}", "--label", containers.label(), image),
     ]
 
@@ -164,13 +164,15 @@ def check_image(config: Mapping[str, Any]) -> None:
 
 
 class SmokeTest:
-    """One image on one platform, running."""
+    """One image on one platform, from its start to its end. `publish` is as in run_command."""
 
-    def __init__(self, image: LocalImage, platform: str, port: int) -> None:
+    def __init__(self, image: LocalImage, platform: str, publish: str) -> None:
         self.image = image
         self.platform = platform
-        self.port = port
+        self.publish = publish
+        self.network = f"friendlyhello-smoke-{containers.run_id()}-{platform.rpartition('/')[2]}"
         self.container = ""
+        self.port = 0
 
     def get(self, path: str, *, fail: bool = True, show: bool = True) -> Response:
         """Ask the running service for a path with curl."""
@@ -179,16 +181,15 @@ class SmokeTest:
             raise Failure(f"GET {path} failed{last_line(done)}")
         return parse_response(done.stdout)
 
-    def start(self, network: str) -> str:
-        """Start the image, wait for its first answer, and return its host name."""
-        done = run(run_command(self.image.reference, self.platform, self.port, network), show=True, check=False)
-        if done.returncode != 0:
-            if re.search(r"port is already allocated|address already in use", done.stderr):
-                raise containers.why_not_published(self.port, "docker run could not publish it")
-            raise Failure(f"the image does not start{last_line(done)}")
-        self.container = done.stdout.strip()
-        wait_until(self.is_up, seconds=START_SECONDS, what=f"an answer on http://localhost:{self.port}/healthz")
-        return str(self.inspect("{{.Config.Hostname}}"))
+    def start(self) -> None:
+        """Start the image; it may take its time to answer."""
+        run(["docker", "network", "create", "--label", containers.label(), self.network])
+        self.container = containers.start(run_command(self.image.reference, self.platform, self.publish, self.network))
+
+    def wait_for_answer(self) -> str:
+        """Wait for the first answer, and return the container's host name."""
+        wait_until(self.is_up, seconds=START_SECONDS, what="an answer from /healthz")
+        return self.inspect("{{.Config.Hostname}}")
 
     def inspect(self, template: str) -> str:
         """Return what `docker inspect` says of the running container."""
@@ -198,6 +199,8 @@ class SmokeTest:
         """Whether the service answers at all; raises Failure where it has already ended."""
         if self.inspect("{{.State.Running}}") != "true":
             raise Failure(f"the service ended at its start, with exit code {self.inspect('{{.State.ExitCode}}')}")
+        if not self.port:
+            self.port = int(run(["docker", "port", self.container, "80/tcp"]).stdout.split()[0].rpartition(":")[2])
         return run(curl_command(self.port, "/healthz", fail=False), check=False).returncode == 0
 
     def check_without_redis(self, hostname: str) -> None:
@@ -218,9 +221,9 @@ class SmokeTest:
             raise Failure("the service's own files can be written to")
         say("ok: not root, no capabilities, no new privileges, a read-only root")
 
-    def check_with_redis(self, hostname: str, network: str) -> None:
+    def check_with_redis(self, hostname: str) -> None:
         """Start a Redis beside the running service, and see it count."""
-        run(redis_command(network), show=True)
+        run(redis_command(self.network), show=True)
         say(f"$ {shown(curl_command(self.port, '/'))}  # until each worker has found its Redis")
         visits: int | None = None
         for _ in range(3):
@@ -293,25 +296,17 @@ class SmokeTest:
         table = run(["docker", "exec", self.container, "cat", "/proc/net/tcp", "/proc/net/tcp6"]).stdout
         return bool(re.search(r"^\s*\d+: [0-9A-F]+:0050 [0-9A-F]+:[0-9A-F]{4} 01 [0-9A-F]{8}:00000000 ", table, re.M))
 
-    def run_all(self) -> None:
+    def check_all(self) -> None:
         """Run every check; on failure show what the service wrote."""
-        name = f"friendlyhello-smoke-{containers.run_id()}"
         try:
-            with containers.network(name):
-                try:
-                    hostname = self.start(name)
-                    self.check_without_redis(hostname)
-                    self.check_process()
-                    self.check_with_redis(hostname, name)
-                    self.check_healthy()
-                    self.check_stop()
-                except Failure:
-                    if self.container:
-                        say(f"the service wrote:\n{containers.logs(self.container)}")
-                    raise
-                finally:
-                    containers.remove(containers.label())
+            hostname = self.wait_for_answer()
+            self.check_without_redis(hostname)
+            self.check_process()
+            self.check_with_redis(hostname)
+            self.check_healthy()
+            self.check_stop()
         except Failure as failure:
+            say(f"the service wrote:\n{containers.logs(self.container)}")
             raise Failure(f"smoke test on {self.platform}: {failure}") from failure
 
 
@@ -324,9 +319,18 @@ def config_of(image: LocalImage) -> Mapping[str, Any]:
 def smoke_test(image: LocalImage, platforms: Sequence[str], port: int) -> None:
     """Check an image on every platform, or raise Failure for the first promise that it breaks."""
     check_image(config_of(image))
-    for platform in platforms:
-        with stage(f"Smoke-test {platform}"):
-            SmokeTest(image, platform, port).run_all()
+    first, *others = platforms
+    tests = [SmokeTest(image, first, f"{port}:80"), *(SmokeTest(image, platform, "80") for platform in others)]
+    try:
+        with stage("Start image"):
+            # An emulated platform takes long to start: it does so while the first one is tested.
+            for test in tests:
+                test.start()
+        for test in tests:
+            with stage(f"Smoke-test {test.platform}"):
+                test.check_all()
+    finally:
+        containers.remove(containers.label())
     check_same(f"{image.reference} after the smoke test", image.digest, local_image(image.reference).digest)
 
 

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -94,11 +95,16 @@ def run(
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return ': ' and the last line that a command wrote, or nothing if it wrote none."""
-    lines = ((done.stderr or "") + "\n" + (done.stdout or "")).strip().splitlines()
-    stderr = (done.stderr or "").strip().splitlines()
-    line = (stderr or lines or [""])[-1].strip()
-    return f": {line}" if line else ""
+    """Return ': ' and the last line that a command wrote, or nothing if it wrote none.
+
+    Where to find help, which docker adds, is no news.
+    """
+    for text in (done.stderr, done.stdout):
+        lines = [line.strip() for line in (text or "").splitlines()]
+        said = [line for line in lines if line and not re.match(r"(Run|See) '.*--help'", line)]
+        if said:
+            return f": {said[-1]}"
+    return ""
 
 
 def wait_until(ready: Callable[[], bool], *, seconds: float, what: str, every: float = 0.1) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Iterator
 
-from lib.command import Failure, run
+from lib.command import Failure, last_line, run
 from lib.daemon import started_at
 
 LABEL = "friendlyhello.run"
@@ -80,25 +81,22 @@ def cleaned_up() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-@contextlib.contextmanager
-def network(name: str) -> Iterator[str]:
-    """A network of this run's own, removed at the end."""
-    run(["docker", "network", "create", "--label", label(), name])
-    try:
-        yield name
-    finally:
-        run(["docker", "network", "rm", name], check=False)
-
-
 def logs(container: str, lines: int = 30) -> str:
     """Return the last lines that a container wrote."""
     done = run(["docker", "logs", "--tail", str(lines), container], check=False)
     return (done.stdout + done.stderr).strip()
 
 
-def why_not_published(port: int, detail: str) -> Failure:
-    """Return the failure for a `docker run` that found its port taken, with who has it, where the engine knows."""
-    holder = run(["docker", "container", "ls", "--filter", f"publish={port}", "--format", "{{.Names}}"], check=False)
+def start(command: list[str]) -> str:
+    """Start a container in the background and return its id; Failure that names who has its port."""
+    done = run(command, show=True, check=False)
+    if done.returncode == 0:
+        return done.stdout.strip()
+    # As Docker says it: "0.0.0.0:4000 failed: port is already allocated", "0.0.0.0:4000: bind: address already in use".
+    port = re.search(r":(\d+)(?: failed|: bind): (?:port is already allocated|address already in use)", done.stderr)
+    if not port:
+        raise Failure(f"the container does not start{last_line(done)}")
+    holder = run(["docker", "container", "ls", "--filter", f"publish={port[1]}", "--format", "{{.Names}}"], check=False)
     names = holder.stdout.split()
-    who = f"container {names[0]} has it; run docker rm --force {names[0]}" if names else "another program has it"
-    return Failure(f"port {port} is taken: {who}, or give another one with --port ({detail})")
+    who = f"by the container {names[0]}; run docker rm --force {names[0]}" if names else "by another program; end it"
+    raise Failure(f"port {port[1]} is taken {who}, or give another one with --port")

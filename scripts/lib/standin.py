@@ -45,6 +45,18 @@ class Recipe:
     every_platform: bool = False
 
 
+def registry_config(folder: str, address: str) -> str:
+    """Return the configuration of a registry that stores in `folder` and listens on `address`."""
+    return json.dumps(
+        {
+            "version": "0.1",
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": folder}, "delete": {"enabled": True}},
+            "http": {"addr": address},
+        }
+    )
+
+
 BASIC = ("base-files", "base-passwd", "dash", "coreutils", "ca-certificates")
 ACCOUNTS = (
     'cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"',
@@ -82,6 +94,18 @@ RECIPES = {
             'CMD ["redis-server"]',
         ),
     ),
+    "registry:3": Recipe(
+        packages=(*BASIC, "docker-registry"),
+        hooks=(
+            'mkdir -p "$1/etc/distribution" "$1/var/lib/registry"',
+            f"echo '{registry_config('/var/lib/registry', ':5000')}' > \"$1/etc/distribution/config.yml\"",
+        ),
+        changes=(
+            "VOLUME /var/lib/registry",
+            'ENTRYPOINT ["docker-registry", "serve"]',
+            'CMD ["/etc/distribution/config.yml"]',
+        ),
+    ),
     "caddy:2": Recipe(
         packages=(*BASIC, "caddy"),
         hooks=('mkdir -p "$1/config/caddy" "$1/data/caddy" "$1/srv"',),
@@ -111,24 +135,11 @@ def hub_reachable(seconds: float = 5) -> bool:
         return False
 
 
-def registry_config(folder: Path, port: int) -> str:
-    """Return the configuration of a registry that stores in `folder` and listens on 127.0.0.1."""
-    return json.dumps(
-        {
-            "version": "0.1",
-            "log": {"level": "warn", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-            "http": {"addr": f"127.0.0.1:{port}"},
-        },
-        indent=2,
-    )
-
-
 def start_registry(daemon: Daemon, folder: Path, port: int) -> None:
     """Start Debian's docker-registry on localhost:`port`, storing in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.yml"
-    config.write_text(registry_config(folder, port), "utf-8")
+    config.write_text(registry_config(str(folder / "data"), f"127.0.0.1:{port}"), "utf-8")
     daemon.start(["docker-registry", "serve", str(config)], ready=lambda: answers(port), seconds=20)
 
 
