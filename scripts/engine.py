@@ -29,7 +29,8 @@ from lib import standin
 from lib.command import Failure, parser, run, say, start, wait_until
 from lib.daemon import Daemon
 
-PLATFORMS = ("linux/amd64", "linux/arm64")
+# The variable PLATFORMS leaves some out, such as for a dependency that has no wheels for one of them.
+PLATFORMS = tuple(os.environ.get("PLATFORMS", "").replace(",", " ").split()) or ("linux/amd64", "linux/arm64")
 
 # Docker's own example and Docker Engine 29's default; see the documentation of the image store:
 # https://docs.docker.com/engine/storage/containerd/
