@@ -28,7 +28,7 @@ docker run --rm -p 4000:80 {reference}
 |---|---|
 | pull | `docker pull {reference}` |
 | pull exactly this | `docker pull {image.at(index.digest)}` |
-| platforms | {', '.join(sorted(index.platforms))} |
+| platforms | {", ".join(sorted(index.platforms))} |
 | commit | {sha} |
 
 This is the image that was built and tested for this commit; it was given this name without being built again.

@@ -24,9 +24,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lib.registry import index_of
+from engine import PLATFORMS
 from lib.command import ROOT, Failure, UsageError, add_summary, annotate, parser, run, say, set_output, start
 from lib.names import ImageName, Source, Version, image_name, parse_version, source
+from lib.registry import index_of, labels_of, missing_platforms
 
 MAIN = "refs/heads/main"
 TAGS = "refs/tags/"
@@ -101,20 +102,39 @@ def published(image: ImageName, sha: str) -> str:
     """Return the digest that is published for a commit, or "" where there is none or no answer.
 
     It is asked for before the login, so a private image looks like none: it is built again, and
-    `push_image.py`, which asks again, keeps the one that is published.
+    `push_image.py`, which asks again, keeps the one that is published. Raises Failure where what is
+    published is not what this pipeline made of the commit.
     """
+    reference = image.tagged(sha)
     try:
-        index = index_of(image.tagged(sha))
-        return index.digest if index else ""
+        index = index_of(reference)
+        labels = labels_of(image.at(index.digest)) if index else []
     except Failure as failure:
         say(f"cannot tell whether {sha} is published: {failure}")
         return ""
+    if index is None:
+        return ""
+    revisions = {label.get("org.opencontainers.image.revision", "") for label in labels}
+    if revisions != {sha}:
+        raise Failure(
+            f"{reference} is published and says that it is of revision {', '.join(sorted(revisions)) or 'none'}: this"
+            " pipeline did not make it; remove that tag from the registry, and run this workflow again"
+        )
+    missing = missing_platforms(index, PLATFORMS)
+    if missing:
+        raise Failure(
+            f"{reference} is published without {', '.join(missing)}; remove that tag from the registry, and run this"
+            " workflow again"
+        )
+    return index.digest
 
 
 def what_to_set(url: str) -> str:
     """Return, as Markdown, what to set and where, so that the next run publishes."""
-    settings = f"[Settings > Secrets and variables > Actions]({url}/settings/secrets/actions)" if url else (
-        "Settings > Secrets and variables > Actions"
+    settings = (
+        f"[Settings > Secrets and variables > Actions]({url}/settings/secrets/actions)"
+        if url
+        else ("Settings > Secrets and variables > Actions")
     )
     return f"""### Tested, not published
 Nothing is set that says where to publish. Under {settings} set:
@@ -125,6 +145,7 @@ Nothing is set that says where to publish. Under {settings} set:
 | secret | `DOCKERHUB_TOKEN` | an access token of it with the right to read and write |
 | variable, optional | `IMAGE_REPOSITORY` | the image's name, where it is not the repository's |
 | variable, optional | `REGISTRY` | another registry's host name, such as `ghcr.io` |
+| variable, optional | `PLATFORMS` | fewer platforms, such as `linux/amd64` |
 
 Then run this workflow again."""
 

@@ -103,6 +103,11 @@ def create_command(image: ImageName, digest: str, tag: str) -> list[str]:
     return ["docker", "buildx", "imagetools", "create", "--tag", image.tagged(tag), image.at(digest)]
 
 
+def not_published(image: ImageName, sha: str) -> Failure:
+    """Return what to say where a commit has no image."""
+    return Failure(f"there is no {image.tagged(sha)} in the registry; run python3 scripts/push_image.py first")
+
+
 def digest_at(image: ImageName, tag: str) -> str:
     """Return the digest that a tag has in the registry, or "" where there is no such tag."""
     index = index_of(image.tagged(tag))
@@ -143,7 +148,9 @@ def promote_version(image: ImageName, digest: str, version: Version, dry_run: bo
         winner = highest(move.tag, [*now, str(version)])
         if winner and winner != version and not dry_run:
             say(f"{winner} was released meanwhile: {move.tag} is its")
-            moves[number] = Move(move.tag, move.before, put(image, digest_at(image, str(winner)), move.tag, False).after)
+            moves[number] = Move(
+                move.tag, move.before, put(image, digest_at(image, str(winner)), move.tag, False).after
+            )
     return moves
 
 
@@ -167,7 +174,11 @@ def newest_commits() -> list[str]:
     """Return main's commits from its tip back to this one, newest first; this one is the last."""
     git = ["git", "-C", str(ROOT)]
     # Another run may have published a newer commit since this one was checked out.
-    run([*git, "fetch", "--quiet", "origin", "main"], env=fetch_settings(os.environ.get("GITHUB_TOKEN", "")), timeout=120)
+    run(
+        [*git, "fetch", "--quiet", "origin", "main"],
+        env=fetch_settings(os.environ.get("GITHUB_TOKEN", "")),
+        timeout=120,
+    )
     newer = run([*git, "rev-list", "--first-parent", "--max-count=50", "HEAD..refs/remotes/origin/main"]).stdout
     return [*newer.split(), source().sha]
 
@@ -178,7 +189,9 @@ def promote_edge(image: ImageName, dry_run: bool) -> list[Move]:
     for _ in range(3):
         commit, digest = newest_published(newest_commits(), lambda sha: digest_at(image, sha))
         if not commit:
-            raise Failure(f"there is no {image.tagged(source().sha)} in the registry; run python3 scripts/push_image.py first")
+            raise Failure(
+                f"there is no {image.tagged(source().sha)} in the registry; run python3 scripts/push_image.py first"
+            )
         before = move.before if move else digest_at(image, EDGE)
         if move and move.after == digest:
             break
@@ -211,7 +224,9 @@ def main(argv: Sequence[str]) -> int:
     with stage(f"Promote image to {options.name}"):
         digest = digest_at(image, src.sha)
         if not digest:
-            raise Failure(f"there is no {image.tagged(src.sha)} in the registry; run python3 scripts/push_image.py first")
+            raise Failure(
+                f"there is no {image.tagged(src.sha)} in the registry; run python3 scripts/push_image.py first"
+            )
         if options.digest:
             check_same(image.tagged(src.sha), check_digest(options.digest), digest)
         dry_run = options.dry_run

@@ -2,7 +2,7 @@
 """Write the job summary: how long each stage took, the one digest, its way, and how to run it.
 
 Reads build/stages.jsonl and build/image.json, which the other scripts leave, and from the environment
-DIGEST, PUBLISHED (true where it was pushed) and LOGIN (how the step that logged in ended). Prints the
+DIGEST, PUBLISHED (the digest in the registry, or nothing) and LOGIN (how the step that logged in ended). Prints the
 summary; on GitHub it becomes the job's. Where the login failed, says what to check, and fails.
 """
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     parts = [f"### Image of {src.sha}", stage_table(stages)]
     if digest:
         parts += [f"Digest: `{digest}`", way(src.sha, digest, stages)]
-    if digest and os.environ.get("PUBLISHED") == "true":
+    if digest and os.environ.get("PUBLISHED") == digest:
         image = image_name(os.environ, src.repository)
         parts.append(commands(image, src.sha, digest))
         sizes = sizes_of(image.at(digest))

@@ -110,6 +110,22 @@ def blob_sizes(reference: str) -> dict[str, int]:
     return sizes
 
 
+def labels_of(reference: str) -> list[dict[str, str]]:
+    """Return the labels of each platform's image under a reference in a registry."""
+
+    def ask() -> list[dict[str, str]]:
+        command = ["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Image}}", reference]
+        done = run(command, check=False, timeout=60)
+        if done.returncode != 0:
+            raise Failure(f"cannot ask the registry about {reference}{last_line(done)}")
+        images = json.loads(done.stdout)
+        # By platform, unless there is only one.
+        images = [images] if "config" in images else list(images.values())
+        return [(image.get("config") or {}).get("Labels") or {} for image in images]
+
+    return retry(ask)
+
+
 def digest_of(manifest: str) -> str:
     """Return a manifest's digest."""
     return "sha256:" + hashlib.sha256(manifest.encode("utf-8")).hexdigest()

@@ -1,0 +1,257 @@
+"""Run the project's workflows with act, on this machine, and read what happened.
+
+act is a runner for GitHub's workflows (github.com/nektos/act). Here each job runs on this machine, in a
+folder of its own, against a real engine and a real registry. Only what needs GitHub itself has a stand-in:
+the actions in `actions/`, and `gh` in `bin/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib import registry
+from lib.names import ImageName
+from lib.tags import list_tags
+from workflows.front import Front
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+ACT = str(Path(sys.executable).with_name("act"))
+STAND_INS = {
+    "actions/checkout": "checkout",
+    "actions/attest": "attest",
+    "docker/login-action": "login",
+    "docker/setup-qemu-action": "qemu",
+}
+USERNAME = "octo"
+TOKEN = "token-0f-the-scenarios"
+PASSWORDS = "octo:$2b$05$abcdefghijklmnopqrstuuFDY.YKx1XhxbKgSTEQyrgQEle0HxRiW\n"  # TOKEN, as htpasswd -B writes it
+SLUG = "octo/Hello-World"
+DATE = "2026-01-02T03:04:05+00:00"  # one date for every commit: layers that do not change are built once
+SECONDS = 420
+
+# What CI's checks are is tested by running them; here they are one line, because they contain these scenarios.
+CHECK = """#!/usr/bin/env python3
+import sys
+print("checked", sys.argv[1:])
+"""
+
+
+@dataclass
+class Run:
+    """What a run of a workflow did. A job that was skipped is not among `jobs`."""
+
+    exit: int
+    output: str = field(repr=False)
+    jobs: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, str] = field(default_factory=dict)
+    summary: str = ""
+    notices: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def read(self, line: Mapping[str, Any]) -> None:
+        """Take in one line of act's JSON log."""
+        name = str(line.get("jobID", ""))
+        if "jobResult" in line:
+            # The jobs of a matrix share their ID: one that fails fails them all.
+            self.jobs[name] = "failure" if self.jobs.get(name) == "failure" else line["jobResult"]
+        if "stepResult" in line and line.get("stage") == "Main" and len(line.get("stepID") or []) == 1:
+            self.steps[line["step"]] = line["stepResult"]
+        if line.get("command") == "summary":
+            self.summary += line["content"]
+        if line.get("command") == "notice":
+            self.notices.append(line["arg"])
+        if line.get("command") == "error":
+            self.errors.append(line["arg"])
+
+
+class Scenario:
+    """A repository of its own with a remote, a registry behind a front, and what runs left there."""
+
+    def __init__(self, folder: Path, project: Path, front: Front, engine: Mapping[str, str], repository: str) -> None:
+        self.folder = folder
+        self.front = front
+        self.image = f"localhost:{front.port}/{USERNAME}/{repository}"
+        self.variables = {
+            "DOCKERHUB_USERNAME": USERNAME,
+            "REGISTRY": f"localhost:{front.port}",
+            "IMAGE_REPOSITORY": repository,
+            "PLATFORMS": "linux/amd64",
+        }
+        self.secrets = {"DOCKERHUB_TOKEN": TOKEN}
+        self.origin = folder / "origin.git"
+        self.clone = folder / "clone"
+        self.engine = engine
+        subprocess.run(["git", "clone", "--quiet", "--bare", project, self.origin], check=True)
+        subprocess.run(["git", "-C", self.origin, "config", "uploadpack.allowAnySHA1InWant", "true"], check=True)
+        subprocess.run(["git", "clone", "--quiet", self.origin, self.clone], check=True)
+        self.docker_config = folder / "docker"
+        self.docker_config.mkdir()
+
+    def git(self, *arguments: str) -> str:
+        """Run git in the clone and return what it says."""
+        return git(self.clone, *arguments)
+
+    @property
+    def sha(self) -> str:
+        """The commit that is checked out."""
+        return self.git("rev-parse", "HEAD")
+
+    def commit(self, changes: Mapping[str, str] | None = None, message: str = "Change something") -> str:
+        """Commit changes (path -> text), push the branch, and return the commit."""
+        for path, text in (changes or {}).items():
+            (self.clone / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.clone / path).write_text(text, "utf-8")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        self.git("push", "--quiet", "origin", "HEAD")
+        return self.sha
+
+    def tag(self, name: str) -> str:
+        """Put a Git tag on the commit that is checked out, push it, and return its ref."""
+        self.git("tag", name)
+        self.git("push", "--quiet", "origin", name)
+        return f"refs/tags/{name}"
+
+    def run(
+        self,
+        workflow: str,
+        event: str = "push",
+        ref: str = "refs/heads/main",
+        payload: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        actor: str = USERNAME,
+    ) -> Run:
+        """Run a workflow as GitHub would for an event on the commit that is checked out."""
+        content = {
+            "ref": ref,
+            "repository": {"full_name": SLUG, "name": "Hello-World", "private": False, "default_branch": "main"},
+            **({"inputs": inputs} if inputs is not None else {}),
+            **(payload or {}),
+        }
+        event_file = self.folder / "event.json"
+        event_file.write_text(json.dumps(content), "utf-8")
+        command = [
+            *(
+                ACT,
+                event,
+                "--workflows",
+                f".github/workflows/{workflow}",
+                "--eventpath",
+                str(event_file),
+            ),
+            *("--platform", "ubuntu-24.04=-self-hosted", "--container-daemon-socket", "-", "--no-cache-server"),
+            *("--env-file", "/dev/null", "--secret-file", "/dev/null", "--var-file", "/dev/null"),
+            *("--input-file", "/dev/null", "--no-skip-checkout", "--actor", actor),
+            *("--env", f"GITHUB_REPOSITORY={SLUG}", "--remote-name", "none"),
+            # The log is read for secrets that a script lets out, so nothing may be masked in it.
+            *("--json", "--insecure-secrets"),
+            *(part for name, value in self.variables.items() if value for part in ("--var", f"{name}={value}")),
+            *(part for name, value in self.secrets.items() if value for part in ("--secret", f"{name}={value}")),
+            *(part for pair in stand_ins(self.clone).items() for part in ("--local-repository", "=".join(pair))),
+        ]
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "DOCKERHUB_"))},
+            **self.engine,
+            "PATH": f"{HERE / 'bin'}:{os.environ['PATH']}",
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "DOCKER_CONFIG": str(self.docker_config),
+            "SCENARIO_ORIGIN": self.origin.as_uri(),
+            "SCENARIO_FOLDER": str(self.folder),
+            **(env or {}),
+        }
+        done = subprocess.run(
+            command, cwd=self.clone, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", timeout=SECONDS,
+        )  # fmt: skip
+        shutil.rmtree(self.docker_config)  # as docker/login-action logs out again
+        self.docker_config.mkdir()
+        run = read(done.returncode, done.stdout)
+        print(run.output)  # pytest shows it where the test fails
+        assert TOKEN not in done.stdout, "the token is in the log"
+        return run
+
+    def digest(self, tag: str) -> str:
+        """Return the digest of a tag in the registry, or "" where there is no such tag."""
+        index = registry.index_of(f"{self.image}:{tag}")
+        return index.digest if index else ""
+
+    @property
+    def tags(self) -> set[str]:
+        """Every tag in the registry."""
+        host, username, repository = self.image.split("/")
+        return set(list_tags(ImageName(host, username, repository), self.front.reader))
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The arguments of each call of gh."""
+        file = self.folder / "gh.jsonl"
+        return [json.loads(line)["arguments"] for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+    @property
+    def attested(self) -> list[str]:
+        """What was attested, as name@digest."""
+        file = self.folder / "attested"
+        return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+def read(status: int, output: str) -> Run:
+    """Return what act's output says."""
+    run = Run(status, "")
+    text = []
+    for line in output.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            text.append(line)
+            continue
+        run.read(record)
+        text.append(f"{record.get('jobID', '')} | {str(record.get('msg', '')).rstrip()}")
+    run.output = "\n".join(text)
+    return run
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git somewhere, as nobody in particular, always at the same date."""
+    identity = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "Octo"), ("EMAIL", "octo@example.com"), ("DATE", DATE))
+    }
+    done = subprocess.run(
+        ["git", "-C", folder, *arguments], env={**os.environ, **identity}, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, f"git {arguments}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def stand_ins(clone: Path) -> dict[str, str]:
+    """Return action@commit -> folder for every action that the workflows use."""
+    text = "".join(file.read_text("utf-8") for file in (clone / ".github/workflows").glob("*.yml"))
+    return {
+        f"{name}@{commit}": str(HERE / "actions" / STAND_INS[name])
+        for name, commit in re.findall(r"uses: ([\w.-]+/[\w.-]+)@([0-9a-f]{40})", text)
+    }
+
+
+def make_project(folder: Path) -> None:
+    """Make a repository of the project's files as they are in the work tree, checks cut short."""
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listing, check=True, capture_output=True, encoding="utf-8").stdout.split("\0"):
+        if name and (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "scripts/check.py").write_text(CHECK, "utf-8")
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "Start")

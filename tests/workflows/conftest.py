@@ -1,0 +1,67 @@
+"""What the scenarios share: a registry, a repository to clone, and act."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from lib.daemon import Daemon
+from workflows.act import PASSWORDS, TOKEN, USERNAME, Scenario, make_project
+from workflows.front import Front
+
+REGISTRY = """version: 0.1
+log: {{level: warn}}
+storage: {{filesystem: {{rootdirectory: {folder}/images}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
+"""
+
+
+@pytest.fixture(scope="session")
+def registry_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a registry that wants a login for everything."""
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    (folder / "passwords").write_text(PASSWORDS, "utf-8")
+    (folder / "config.yml").write_text(REGISTRY.format(folder=folder, port=port), "utf-8")
+    daemon = Daemon("registry", folder)
+    daemon.start(["docker-registry", "serve", str(folder / "config.yml")], ready=lambda: is_open(port), seconds=20)
+    yield port
+    daemon.stop()
+    shutil.rmtree(folder)
+
+
+def is_open(port: int) -> bool:
+    """Whether something listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with this project in it, as it is in the work tree."""
+    folder = tmp_path_factory.mktemp("project")
+    make_project(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine() -> Mapping[str, str]:
+    """The environment that leads to the engine under the scenarios."""
+    return {}
+
+
+@pytest.fixture
+def scenario(
+    tmp_path: Path, project: Path, registry_port: int, engine: Mapping[str, str], request: pytest.FixtureRequest
+) -> Iterator[Scenario]:
+    """A repository and an image of one test's own."""
+    name = "".join(part for part in request.node.name.lower() if part.isalnum())
+    with Front(registry_port, f"{USERNAME}:{TOKEN}") as front:
+        yield Scenario(tmp_path, project, front, engine, name)

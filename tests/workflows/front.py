@@ -1,0 +1,114 @@
+"""A front for a real registry: lets anybody read, as Docker Hub does, and fails when it is told to."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+CHUNK = 1 << 20
+
+
+class Front:
+    """Serves a registry on a port of its own until the `with` block ends.
+
+    `writes_to_fail` is how many writes are still answered with 503; `down` answers everything so.
+    `reader` is the user:password that reads without a login are made with.
+    """
+
+    def __init__(self, registry_port: int, reader: str) -> None:
+        self.registry_port = registry_port
+        self.reader = "Basic " + base64.b64encode(reader.encode()).decode()
+        self.writes_to_fail = 0
+        self.down = False
+        self.requests: list[str] = []
+        """Method and path of each request, and whether it carried a login."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+
+    def __enter__(self) -> Front:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def logins(self) -> list[str]:
+        """The requests that carried credentials."""
+        return [request for request in self.requests if request.endswith("with a login")]
+
+    def fails(self, method: str) -> bool:
+        """Whether this request is to fail; counts writes down."""
+        if self.down:
+            return True
+        if method not in ("GET", "HEAD") and self.writes_to_fail > 0:
+            self.writes_to_fail -= 1
+            return True
+        return False
+
+
+def handler(front: Front) -> type[BaseHTTPRequestHandler]:
+    """Return the class that answers for one front."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            login = self.headers.get("Authorization")
+            front.requests.append(f"{self.command} {self.path}{' with a login' if login else ''}")
+            if front.fails(self.command):
+                self.read_body()
+                self.answer(503, [], b'{"errors":[{"code":"UNAVAILABLE","message":"try again later"}]}')
+                return
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+            if not login and self.command in ("GET", "HEAD") and self.path != "/v2/":
+                headers["Authorization"] = front.reader
+            body = self.read_body()
+            if body or self.command in ("POST", "PUT", "PATCH"):
+                headers["Content-Length"] = str(len(body))
+            registry = http.client.HTTPConnection("127.0.0.1", front.registry_port, timeout=60)
+            try:
+                registry.request(self.command, self.path, body=body or None, headers=headers)
+                response = registry.getresponse()
+                kept = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP]
+                length = response.getheader("Content-Length")
+                content = b"" if self.command == "HEAD" else response.read()
+                self.answer(response.status, kept, content, length if self.command == "HEAD" else None)
+            finally:
+                registry.close()
+
+        def answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: str | None = None) -> None:
+            self.send_response_only(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", length or str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def read_body(self) -> bytes:
+            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = []
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return b"".join(parts)
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing: the requests are kept."""
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
+
+    return Handler
