@@ -55,4 +55,4 @@ EXPOSE 80
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1/healthz', timeout=2)"]
-CMD ["python", "-m", "gunicorn", "--config", "python:friendlyhello.gunicorn_conf", "friendlyhello:create_app()"]
+CMD ["python", "-m", "friendlyhello"]
