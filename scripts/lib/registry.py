@@ -118,7 +118,7 @@ def labels_of(reference: str) -> list[dict[str, str]]:
         done = run(command, check=False, timeout=60)
         if done.returncode != 0:
             raise Failure(f"cannot ask the registry about {reference}{last_line(done)}")
-        images = json.loads(done.stdout)
+        images = json.loads(done.stdout) or {}
         # By platform, unless there is only one.
         images = [images] if "config" in images else list(images.values())
         return [(image.get("config") or {}).get("Labels") or {} for image in images]

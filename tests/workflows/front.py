@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import cast
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
-CHUNK = 1 << 20
+TLS_HANDSHAKE = b"\x16"  # a record's content type, RFC 8446, 5.1
 
 
 class Front:
@@ -62,6 +64,14 @@ def handler(front: Front) -> type[BaseHTTPRequestHandler]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self) -> None:
+            # Clients try TLS first, and go on without it when they are answered in plain HTTP.
+            if cast(io.BufferedReader, self.rfile).peek(1)[:1] == TLS_HANDSHAKE:
+                self.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                self.close_connection = True
+                return
+            super().handle_one_request()
 
         def forward(self) -> None:
             login = self.headers.get("Authorization")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from workflows.act import Scenario
 
 GREEN = {"check": "success", "service": "success", "image": "success", "required": "success"}
@@ -46,3 +50,140 @@ def test_push_again(scenario: Scenario) -> None:
     assert scenario.digest(scenario.sha) == scenario.digest("edge") == digest != ""
     assert "| `edge` | " in run.summary
     assert "| stays |" in run.summary
+
+
+def test_wrong_token(scenario: Scenario) -> None:
+    """A token that the registry refuses: red, one sentence says what to set, nothing is published."""
+    scenario.secrets = {"DOCKERHUB_TOKEN": "not-the-token"}
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert "the variable DOCKERHUB_USERNAME and the secret DOCKERHUB_TOKEN" in run.errors[-1]
+    assert "not-the-token" not in run.output
+    assert scenario.tags == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"DOCKERHUB_USERNAME": "Octo"}, "DOCKERHUB_USERNAME is 'Octo'"),
+        ({"DOCKERHUB_USERNAME": ""}, "the variable DOCKERHUB_USERNAME is not"),
+        ({"DOCKERHUB_TOKEN": ""}, "the secret DOCKERHUB_TOKEN is not set"),
+        ({"IMAGE_REPOSITORY": "hello world;rm"}, "IMAGE_REPOSITORY is 'hello world;rm'"),
+        ({"REGISTRY": "https://localhost"}, "REGISTRY is 'https://localhost'"),
+    ],
+)
+def test_set_wrongly(scenario: Scenario, changes: dict[str, str], named: str) -> None:
+    """What is set wrongly is named at once, in one sentence, before anything is built."""
+    for name, value in changes.items():
+        (scenario.variables if name in scenario.variables else scenario.secrets)[name] = value
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert len(run.errors) == 1
+    assert named in run.errors[0]
+    assert run.steps["Plan"] == "failure"
+    assert scenario.front.requests == []
+
+
+def test_upper_case_repository(scenario: Scenario) -> None:
+    """A repository named Hello-World publishes hello-world, in the registry that REGISTRY names."""
+    scenario.variables["IMAGE_REPOSITORY"] = ""
+    scenario.image = f"{scenario.variables['REGISTRY']}/octo/hello-world"
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (0, GREEN)
+    assert {scenario.sha, "edge"} <= scenario.tags
+
+
+@pytest.mark.parametrize(
+    ("actor", "payload"),
+    [
+        ("octo", {}),
+        ("stranger", {"pull_request": {"number": 7, "head": {"repo": {"fork": True}}}}),
+        ("dependabot[bot]", {"pull_request": {"number": 8, "user": {"login": "dependabot[bot]"}}}),
+    ],
+    ids=["own", "fork", "dependabot"],
+)
+def test_pull_request(scenario: Scenario, actor: str, payload: dict[str, Any]) -> None:
+    """A pull request is built and smoke-tested; the registry is never spoken to, whatever is set."""
+    if actor != "octo":
+        scenario.secrets = {}  # as GitHub does for forks and Dependabot
+    scenario.git("checkout", "--quiet", "-b", "topic")
+    scenario.commit()
+    payload = {"pull_request": {"number": 6, "head": {"repo": {"fork": False}}}, **payload}
+    run = scenario.run("ci.yml", "pull_request", "refs/pull/7/merge", payload, actor=actor)
+    assert (run.exit, run.jobs) == (0, GREEN)
+    assert run.steps["Smoke-test image"] == "success"
+    assert scenario.front.requests == []
+    assert scenario.attested == []
+    assert "| Smoke-test linux/amd64 |" in run.summary
+
+
+def test_failing_unit_test(scenario: Scenario) -> None:
+    """A failing test: red, and no image is even built."""
+    scenario.commit({"tests/test_broken.py": "def test_it() -> None:\n    assert 1 == 2\n"})
+    run = scenario.run("ci.yml")
+    assert run.exit == 1
+    assert run.jobs == {"check": "failure", "service": "failure", "required": "failure"}
+    assert scenario.front.requests == []
+
+
+def test_failing_smoke_test(scenario: Scenario) -> None:
+    """An image that is not what it promises is not pushed, and nobody logs in."""
+    views = (scenario.clone / "src/friendlyhello/views.py").read_text("utf-8")
+    assert "<h3>Hello" in views
+    scenario.commit({"src/friendlyhello/views.py": views.replace("<h3>Hello", "<h3>Goodbye")})
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert run.steps["Smoke-test image"] == "failure"
+    assert "smoke test on linux/amd64: the page is '<h3>Goodbye" in run.errors[0]
+    assert "**failed**" in run.summary
+    assert scenario.front.logins == []
+    assert scenario.tags == set()
+
+
+def test_registry_recovers(scenario: Scenario) -> None:
+    """A registry that fails twice: the push is tried again, and the digest is the tested one."""
+    scenario.front.writes_to_fail = 2
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (0, GREEN)
+    assert scenario.front.writes_to_fail == 0
+    assert f"Digest: `{scenario.digest(scenario.sha)}`" in run.summary
+
+
+def test_registry_stays_down(scenario: Scenario) -> None:
+    """A registry that takes nothing: red, one sentence, nothing half-published."""
+    scenario.front.writes_to_fail = 1_000_000
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert run.steps["Push image"] == "failure"
+    assert f"{scenario.image}:{scenario.sha}" in run.errors[0]
+    assert scenario.tags == set()
+
+
+def test_pushes_in_the_wrong_order(scenario: Scenario) -> None:
+    """The older commit's run ends last: both are published, and edge stays on the newer one."""
+    older = scenario.sha
+    newer = scenario.commit()
+    assert scenario.run("ci.yml").exit == 0
+    scenario.git("checkout", "--quiet", older)
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (0, GREEN)
+    assert scenario.tags == {older, newer, "edge"}
+    assert scenario.digest("edge") == scenario.digest(newer) != scenario.digest(older)
+
+
+def test_foreign_image(scenario: Scenario) -> None:
+    """Somebody else's image on this commit's tag is not taken for ours, and not overwritten."""
+    foreign = scenario.put(scenario.sha)
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert "remove that tag from the registry" in run.errors[0]
+    assert scenario.digest(scenario.sha) == foreign
+
+
+def test_run_by_hand_on_a_branch(scenario: Scenario) -> None:
+    """A run by hand on another branch is a test only."""
+    scenario.git("checkout", "--quiet", "-b", "topic")
+    scenario.commit()
+    run = scenario.run("ci.yml", "workflow_dispatch", "refs/heads/topic")
+    assert (run.exit, run.jobs) == (0, GREEN)
+    assert scenario.tags == set()

@@ -1,0 +1,257 @@
+"""What a run on this machine cannot show, read from the workflows themselves: one rule a test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from workflows.act import ROOT, STAND_INS
+
+FOLDER = ROOT / ".github/workflows"
+FILES = sorted(FOLDER.glob("*.yml"))
+HARDENING = "https://docs.github.com/actions/reference/security/secure-use"
+
+
+def load(file: Path) -> dict[str, Any]:
+    """Return a workflow; YAML 1.1 reads the key `on` as true."""
+    content = yaml.safe_load(file.read_text("utf-8"))
+    content["on"] = content.pop(True)
+    return dict(content)
+
+
+WORKFLOWS = {file.name: load(file) for file in FILES}
+JOBS = {(name, job): body for name, workflow in WORKFLOWS.items() for job, body in workflow["jobs"].items()}
+STEPS = [(f"{name}: {job}", step) for (name, job), body in JOBS.items() for step in body.get("steps", [])]
+RUNS = [(where, step["run"]) for where, step in STEPS if "run" in step]
+
+
+def lines() -> Iterator[tuple[str, str]]:
+    """Yield where and what for every line of the workflows."""
+    for file in FILES:
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+            yield f"{file.name}:{number}", line
+
+
+def texts(value: object) -> Iterator[str]:
+    """Yield every text in a parsed document, keys as well."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from (*texts(key), *texts(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item)
+    else:
+        yield str(value)
+
+
+def test_actions_are_pinned() -> None:
+    """Each action is a full commit id with its version beside it: a tag can be moved by whoever takes it over.
+
+    HARDENING, "Using third-party actions".
+    """
+    pinned = re.compile(r"\s*(- )?uses: [\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    for where, line in lines():
+        if "uses:" in line and "uses: ./" not in line:
+            assert pinned.fullmatch(line), where
+
+
+def test_few_actions() -> None:
+    """Each action is code of somebody else's with our rights: there are at most eight, and scenarios know them all."""
+    used = {step["uses"].partition("@")[0] for _, step in STEPS if "uses" in step}
+    assert used == set(STAND_INS)
+    assert len(used) <= 8
+
+
+def test_one_version_of_an_action() -> None:
+    """An action has the same commit wherever it is used."""
+    used = {step["uses"] for _, step in STEPS if "uses" in step}
+    assert len(used) == len({use.partition("@")[0] for use in used})
+
+
+def test_no_rights_by_default() -> None:
+    """A workflow has no rights, and each job says which it needs. HARDENING, "permissions for the GITHUB_TOKEN"."""
+    assert all(workflow["permissions"] == {} for workflow in WORKFLOWS.values())
+    assert all("permissions" in body for body in JOBS.values())
+
+
+def test_every_right_has_a_reason() -> None:
+    """Beside each right stands what it is for."""
+    for where, line in lines():
+        if re.match(r"\s+[a-z-]+: (read|write)\b", line):
+            assert re.search(r"# \w+", line), where
+
+
+def test_who_may_write() -> None:
+    """Only a release may write to the repository, and only the image's job may sign."""
+    writes = {
+        (*key, right) for key, body in JOBS.items() for right, level in body["permissions"].items() if level == "write"
+    }
+    signing = {(name, "image", right) for name in ("ci.yml", "release.yml") for right in ("id-token", "attestations")}
+    assert writes == {*signing, ("release.yml", "release", "contents")}
+
+
+def test_a_called_workflow_has_what_it_asks_for() -> None:
+    """A caller gives at least the rights that the called jobs ask for, or the run does not start.
+
+    https://docs.github.com/actions/reference/workflows-and-actions/reusable-workflows
+    """
+    for body in JOBS.values():
+        if body.get("uses", "").startswith("./"):
+            called = WORKFLOWS[Path(body["uses"]).name]["jobs"]
+            needed = {item for job in called.values() for item in job["permissions"].items()}
+            assert needed <= set(body["permissions"].items())
+
+
+def test_no_foreign_code_with_rights() -> None:
+    """No event runs a stranger's code with secrets. HARDENING, "untrusted code checkout"."""
+    events = {event for workflow in WORKFLOWS.values() for event in workflow["on"]}
+    assert events == {"push", "pull_request", "workflow_call", "workflow_dispatch"}
+
+
+def test_concurrency_is_literal() -> None:
+    """Each group has a prefix of its own: in a called workflow, github.workflow is the caller's, and both would wait.
+
+    https://docs.github.com/actions/reference/workflows-and-actions/contexts#github-context
+    """
+    groups = [workflow["concurrency"]["group"] for workflow in WORKFLOWS.values()]
+    groups += [body["concurrency"]["group"] for body in JOBS.values() if "concurrency" in body]
+    prefixes = [re.match(r"[a-z]+-", group) for group in groups]
+    assert all(prefixes)
+    assert len({prefix[0] for prefix in prefixes if prefix}) == len(groups)
+    assert not any("github.workflow" in group for group in groups)
+
+
+def test_one_build_of_a_commit() -> None:
+    """Main and a release of one commit wait for each other, and neither is cancelled."""
+    image = JOBS["ci.yml", "image"]["concurrency"]
+    assert image == {"group": "image-${{ github.sha }}", "cancel-in-progress": False}
+
+
+def test_only_pull_requests_are_cancelled() -> None:
+    """A newer push ends the run of a pull request; a run of main, a release or a redeploy ends by itself."""
+    ci = WORKFLOWS["ci.yml"]["concurrency"]
+    assert ci["group"] == "ci-${{ github.event.pull_request.number || github.run_id }}"
+    for name in ("release.yml", "redeploy.yml"):
+        assert WORKFLOWS[name]["concurrency"]["cancel-in-progress"] is False
+
+
+def test_one_redeploy_at_a_time() -> None:
+    """Two redeploys of an environment are never mixed."""
+    assert WORKFLOWS["redeploy.yml"]["concurrency"]["group"] == "redeploy-${{ inputs.environment }}"
+
+
+def test_approvals_are_asked_for() -> None:
+    """The job that deploys belongs to an environment, where GitHub keeps approvals and the record of deployments.
+
+    https://docs.github.com/actions/reference/workflows-and-actions/deployments-and-environments
+    """
+    assert JOBS["redeploy.yml", "redeploy"]["environment"] == "${{ inputs.environment }}"
+
+
+def test_every_job_ends() -> None:
+    """A job that hangs is ended in minutes; GitHub's own limit is six hours."""
+    for key, body in JOBS.items():
+        if "uses" not in body:
+            assert 0 < body["timeout-minutes"] <= 30, key
+
+
+def test_runner_is_named() -> None:
+    """The runner's version is written down: ubuntu-latest changes under a workflow that did not."""
+    assert {body["runs-on"] for body in JOBS.values() if "uses" not in body} == {"ubuntu-24.04"}
+
+
+def test_checkout_keeps_no_token() -> None:
+    """No checkout leaves the job's token on the disk, for later steps to read."""
+    checkouts = [step["with"] for _, step in STEPS if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkouts
+    assert all(options["persist-credentials"] is False for options in checkouts)
+
+
+@pytest.mark.parametrize(("where", "command"), RUNS, ids=[f"{where}: {run}" for where, run in RUNS])
+def test_a_step_is_one_command(where: str, command: str) -> None:
+    """A step is one command that can be run on a laptop; no expression gets into a shell. HARDENING, "injection"."""
+    assert "${{" not in command, where
+    assert not re.search(r"[\n;|<>`]|&&|\$\(", command), where
+    script = re.match(r"python3 (scripts/\w+\.py)( |$)", command)
+    assert (script and (ROOT / script[1]).is_file()) or command.startswith("test "), where
+
+
+def test_secrets_go_where_they_must() -> None:
+    """A secret reaches the login, a called workflow and the deploy key's step; others see whether it is set."""
+    allowed = re.compile(
+        r"\s+(password: \$\{\{ secrets\.DOCKERHUB_TOKEN \}\}|HAS_TOKEN: \$\{\{ secrets\.DOCKERHUB_TOKEN != '' \}\}"
+        r"|DOCKERHUB_TOKEN: \$\{\{ secrets\.DOCKERHUB_TOKEN \}\}|DEPLOY_SSH_KEY: \$\{\{ secrets\.DEPLOY_SSH_KEY \}\})"
+        r"( # .*)?"
+    )
+    for where, line in lines():
+        if "secrets." in line:
+            assert allowed.fullmatch(line), where
+    assert not any(body.get("secrets") == "inherit" for body in JOBS.values())
+
+
+def test_login_comes_after_the_smoke_test() -> None:
+    """Nothing can push before the image has passed; the login stands just before the push."""
+    names = [step["name"] for step in JOBS["ci.yml", "image"]["steps"]]
+    order = ["Build image", "Smoke-test image", "Log in", "Push image", "Attest image", "Promote image to edge"]
+    assert [name for name in names if name in order] == order
+    assert names.index("Push image") == names.index("Log in") + 1
+
+
+def test_publishing_is_planned() -> None:
+    """Each step that writes to the registry depends on the plan, and the image on every check."""
+    steps = {step["name"]: step for step in JOBS["ci.yml", "image"]["steps"]}
+    for name in ("Log in", "Push image", "Promote image to edge"):
+        assert "steps.plan.outputs.publish == 'true'" in steps[name]["if"]
+    assert JOBS["ci.yml", "image"]["needs"] == ["check", "service"]
+
+
+def test_one_job_gates_the_branch() -> None:
+    """The job `required` waits for every other job, runs in any case, and fails unless each one succeeded.
+
+    A job that is skipped counts as passed for a branch rule, so this one must not be skipped:
+    https://docs.github.com/actions/how-tos/write-workflows/choose-when-workflows-run/control-jobs-with-conditions
+    """
+    job = JOBS["ci.yml", "required"]
+    others = [name for name in WORKFLOWS["ci.yml"]["jobs"] if name != "required"]
+    assert (job["if"], job["needs"], job["name"]) == ("always()", others, "required")
+    assert job["steps"][0]["run"].count("success") == len(others)
+
+
+def test_failures_are_failures() -> None:
+    """Only an attestation may fail unseen: it needs a service that is not ours, and nothing waits for it."""
+    ignored = [step["name"] for _, step in STEPS if "continue-on-error" in step]
+    assert ignored == ["Attest image"]
+    assert not any("continue-on-error" in body for body in JOBS.values())
+
+
+def test_redeploy_is_the_same_by_hand_and_by_call() -> None:
+    """What a person can choose, a workflow can."""
+    events = WORKFLOWS["redeploy.yml"]["on"]
+    assert list(events["workflow_dispatch"]["inputs"]) == list(events["workflow_call"]["inputs"])
+
+
+def test_no_cache() -> None:
+    """Nothing is kept between runs, so nothing there can be poisoned or go stale."""
+    assert not any("cache" in text.lower() for workflow in WORKFLOWS.values() for text in texts(workflow))
+
+
+def test_workflows_are_short() -> None:
+    """The three files can be read in one sitting."""
+    assert [file.name for file in FILES] == ["ci.yml", "redeploy.yml", "release.yml"]
+    assert sum(1 for _ in lines()) < 300
+
+
+def test_updates_are_grouped_and_wait() -> None:
+    """Dependabot looks after actions, Python and base images, one pull request each, seven days after a release.
+
+    https://docs.github.com/code-security/dependabot/working-with-dependabot/dependabot-options-reference
+    """
+    updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text("utf-8"))["updates"]
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "pip", "docker"}
+    assert all(update["cooldown"] == {"default-days": 7} for update in updates)
+    assert all(len(update["groups"]) == 1 for update in updates)
