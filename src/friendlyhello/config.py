@@ -141,7 +141,7 @@ def _redis_url(value: str) -> str:
     if not all(option == "db" or option.startswith("ssl_") for option in options):
         raise bad("have no option but db and ssl_...")
     if url.scheme == "unix":
-        if not url.path.startswith("/"):
+        if url.hostname or not url.path.startswith("/"):
             raise bad("name a socket, such as unix:///run/redis.sock")
         database = "0"
     else:

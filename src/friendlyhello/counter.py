@@ -91,20 +91,26 @@ class Counter:
         while True:
             self._work.wait()
             self._work.clear()
-            batch: _Batch | None = None
+            batch = None
             try:
                 if not self._proven:
                     self._prove()
-                with self._lock:
-                    batch, self._next = self._next, _Batch()
+                batch = self._take()
                 batch.total = self._increment(batch.visits)
+                batch.settled.set()
                 self.on_count(batch.visits)
             except Exception as error:  # whatever it is, this thread has to live
                 self._client.connection_pool.disconnect()
                 self._fail(str(error) or type(error).__name__)
+                if batch is not None:
+                    batch.settled.set()
                 time.sleep(RETRY)
-            if batch is not None:
-                batch.settled.set()
+
+    def _take(self) -> _Batch:
+        """Return the visits that have come in, and let the next ones gather anew."""
+        with self._lock:
+            batch, self._next = self._next, _Batch()
+        return batch
 
     def _prove(self) -> None:
         """Connect and make sure that Redis would count: adding nothing needs all that counting needs."""
@@ -124,8 +130,7 @@ class Counter:
             began = self._outage is None
             self._outage = reason
             self._proven = False
-            batch, self._next = self._next, _Batch()
-        batch.settled.set()
+        self._take().settled.set()
         self._work.set()
         if began:
             self.on_change(False)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from random import getrandbits
 from typing import Any
 
+import redis
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
@@ -20,11 +21,11 @@ NO_COUNT = "<i>cannot connect to Redis, counter disabled</i>"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def build_app(config: Config) -> Flask:
-    """Return the WSGI application. Redis is connected to in the background."""
+def build_app(config: Config, client: redis.Redis | None = None) -> Flask:
+    """Return the WSGI application, counting with `client` or, when none is given, in the Redis that `config` names."""
     app = Flask("friendlyhello", static_folder=None)
     app.url_map.merge_slashes = False  # no redirects: their target would be taken from the request's Host
-    visits = Counter(connect(config.redis_url))
+    visits = Counter(client or connect(config.redis_url))
     greeting = f"<h3>Hello {html.escape(config.name)}!</h3><b>Hostname:</b> {html.escape(socket.gethostname())}<br/>"
 
     @app.get("/")

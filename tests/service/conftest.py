@@ -1,0 +1,43 @@
+"""What the tests of the service share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.running import RedisServer, Service
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis server, empty, with a port of its own."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start the service under gunicorn, any number of times, and stop it after the test."""
+    services: list[Service] = []
+
+    def start(*options: str, **environment: str) -> Service:
+        folder = tmp_path / f"service-{len(services)}"
+        folder.mkdir()
+        services.append(Service(folder, options, **environment))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.stop()
+
+
+@pytest.fixture
+def service(redis_server: RedisServer, serve: Callable[..., Any]) -> Service:
+    """The service under gunicorn, with a real Redis."""
+    started: Service = serve(REDIS_URL=redis_server.url)
+    return started

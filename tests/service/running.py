@@ -1,0 +1,205 @@
+"""What the tests run for real: a Redis server, the service under gunicorn, and a line between them that can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def program(name: str) -> str:
+    """Return the path of a program; without it a test is skipped on a laptop and fails in CI."""
+    path = shutil.which(name)
+    if path is None:
+        reason = f"{name} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def wait_until(ready: Callable[[], Any], *, seconds: float = 10, what: str = "it") -> Any:
+    """Poll until `ready` returns something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ready()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.02)
+    return answer
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A real Redis on a port of its own, which keeps its numbers over a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self._program = program("redis-server")
+        self._folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis.Redis(port=self.port)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "save": "", "appendonly": "yes"}
+        command = [self._program, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(self._answers, what="Redis")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.ConnectionError):
+            return bool(self.client.ping())
+        return False
+
+    def stop(self) -> None:
+        """Stop it for good, or until the next start."""
+        self._process.terminate()
+        self._process.wait()
+
+
+@dataclass
+class Answer:
+    """An HTTP response."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    text: str
+
+    @property
+    def visits(self) -> int | None:
+        """The number on the page, or None where it shows none."""
+        found = re.search(r"<b>Visits:</b> ([0-9]+)$", self.text)
+        return int(found[1]) if found else None
+
+
+class Service:
+    """The service under gunicorn on a loopback port that the system chose."""
+
+    def __init__(self, folder: Path, options: tuple[str, ...] = (), **environment: str) -> None:
+        self._folder = folder
+        command = [sys.executable, "-m", "friendlyhello", "--bind", "127.0.0.1:0", *options]
+        variables = {"PYTHONPATH": str(ROOT / "src"), "WEB_CONCURRENCY": "2", **environment}
+        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+            self.process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=out, stderr=err)
+        try:
+            (_, self.port), *self.more = wait_until(self._listening, what="the service")
+            wait_until(self._answers, what="the first answer")
+        except BaseException:
+            self.stop()
+            raise
+
+    def _listening(self) -> list[tuple[str, int]]:
+        assert self.process.poll() is None, (self._folder / "err").read_text()
+        return [(host, int(port)) for host, port in re.findall(r"http://([0-9.]+):([0-9]+)", self.errors_text())]
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.get("/healthz").status == 200
+        return False
+
+    def get(self, path: str = "/", method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
+        """Ask once, on a connection of its own."""
+        return ask(self.port, path, method, headers)
+
+    def errors_text(self) -> str:
+        """Return what it wrote to standard error."""
+        return (self._folder / "err").read_text(encoding="utf-8")
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return its log of all but requests."""
+        return [json.loads(line) for line in self.errors_text().splitlines()]
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return its log of requests."""
+        return [json.loads(line) for line in (self._folder / "out").read_text(encoding="utf-8").splitlines()]
+
+    def workers(self) -> list[int]:
+        """Return the process ids of its workers."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def ask(port: int, path: str = "/", method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
+    """Send one HTTP request to a loopback port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers=headers or {})
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read().decode())
+
+
+class Line:
+    """A line to Redis: a proxy on a port of its own, whose answers can be held back."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self.answers = threading.Event()
+        self.answers.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                threading.Thread(target=self._pump, args=(near, far, None), daemon=True).start()
+                threading.Thread(target=self._pump, args=(far, near, self.answers), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, gate: threading.Event | None) -> None:
+        with contextlib.suppress(OSError), source, sink:
+            while data := source.recv(65536):
+                if gate is not None:
+                    gate.wait()
+                sink.sendall(data)
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._server.close()
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """Yield a port where connecting neither succeeds nor fails: its queue is full, so the kernel drops every packet."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        yield int(server.getsockname()[1])

@@ -1,0 +1,239 @@
+"""Does the counter count right: with a real Redis, and with one that fails in every way it can."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+
+from friendlyhello.counter import KEY, PATIENCE, Counter, CounterError, connect
+from service.running import Line, RedisServer, black_hole, free_port, wait_until
+
+
+@pytest.fixture
+def line(redis_server: RedisServer) -> Line:
+    """A line to a real Redis that can be cut."""
+    return Line(redis_server.port)
+
+
+def counting(url: str) -> Counter:
+    """Return a counter that has been started."""
+    counter = Counter(connect(url))
+    counter.start()
+    return counter
+
+
+def count_again(counter: Counter) -> int:
+    """Count one visit as soon as that is possible, within the two seconds that an end of an outage may take."""
+
+    def attempt() -> int | None:
+        try:
+            return counter.add()
+        except CounterError:
+            return None
+
+    return int(wait_until(attempt, seconds=2, what="the end of the outage"))
+
+
+def reason(counter: Counter) -> str:
+    """Return why a visit cannot be counted."""
+    with pytest.raises(CounterError) as error:
+        counter.add()
+    return str(error.value)
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Return how long something takes."""
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+def test_each_of_many_visits_at_once_has_a_number_of_its_own(redis_server: RedisServer) -> None:
+    """Visits that share a round trip do not share a number, and none is left out."""
+    counters = [counting(redis_server.url) for _ in range(2)]
+
+    with ThreadPoolExecutor(32) as visitors:
+        numbers = list(visitors.map(lambda visit: counters[visit % 2].add(), range(2000)))
+
+    assert sorted(numbers) == list(range(1, 2001))
+    assert redis_server.client.get(KEY) == b"2000"
+
+
+def test_visits_at_once_share_round_trips_and_one_connection(redis_server: RedisServer, line: Line) -> None:
+    """A worker needs one connection, and far fewer commands than it has visits."""
+    counter = counting(line.url)
+    counter.add()
+    before = redis_server.client.info("commandstats")["cmdstat_incrby"]["calls"]
+    line.answers.clear()
+    with ThreadPoolExecutor(50) as visitors:
+        numbers = [visitors.submit(counter.add) for _ in range(50)]
+        wait_until(lambda: sum(batch_size(counter)) == 49, what="the visits")
+        line.answers.set()
+
+    assert sorted(number.result() for number in numbers) == list(range(2, 52))
+    assert redis_server.client.info("commandstats")["cmdstat_incrby"]["calls"] == before + 2
+    assert redis_server.client.info("clients")["connected_clients"] == 2  # the counter's and this test's
+
+
+def batch_size(counter: Counter) -> list[int]:
+    """Return the visits that wait for the next command."""
+    return [counter._next.visits]
+
+
+def test_asking_for_the_number_does_not_count(redis_server: RedisServer) -> None:
+    """0 visits are no visit."""
+    counter = counting(redis_server.url)
+
+    assert [counter.add(0), counter.add(), counter.add(0)] == [0, 1, 1]
+
+
+def test_a_visit_that_got_no_answer_is_not_counted_twice(redis_server: RedisServer, line: Line) -> None:
+    """Redis counted it, the answer was lost, and nothing is sent again: the next number is the next one."""
+    counter = counting(line.url)
+    assert counter.add() == 1
+
+    line.answers.clear()
+    assert "Timeout" in reason(counter)
+    line.answers.set()
+
+    assert count_again(counter) == 3
+    assert redis_server.client.get(KEY) == b"3"
+
+
+def test_a_visit_that_was_given_up_is_not_sent_later(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that was shown without a number does not count afterwards, when the name is found at last."""
+    found = threading.Event()
+    real = socket.getaddrinfo
+
+    def hanging(*arguments: Any, **options: Any) -> Any:
+        found.wait()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    counter = counting(redis_server.url)
+    assert seconds(lambda: reason(counter)) < PATIENCE + 0.1
+    assert reason(counter) == "no answer within 0.4 s"
+    found.set()
+
+    assert count_again(counter) == 1
+
+
+@pytest.mark.parametrize("failure", ["refused", "unresolvable", "black-holed", "mute"])
+def test_an_outage_costs_one_visit_half_a_second_at_most_and_the_next_nothing(failure: str) -> None:
+    """Whether connecting fails, hangs, or leads to somebody who never answers."""
+    with black_hole() as hole, socket.create_server(("127.0.0.1", 0)) as mute:
+        counter = counting(
+            {
+                "refused": f"redis://127.0.0.1:{free_port()}",
+                "unresolvable": "redis://redis.invalid",
+                "black-holed": f"redis://127.0.0.1:{hole}",
+                "mute": f"redis://127.0.0.1:{mute.getsockname()[1]}",
+            }[failure]
+        )
+        first = seconds(lambda: reason(counter))
+        later = seconds(lambda: [reason(counter) for _ in range(100)])
+
+    assert first <= 0.5
+    assert later <= 0.1
+
+
+def fill(client: redis.Redis) -> None:
+    """Leave Redis no memory."""
+    client.config_set("maxmemory", 1)
+
+
+def lock(client: redis.Redis) -> None:
+    """Change the password."""
+    client.config_set("requirepass", "new")
+    client.client_kill_filter(_type="normal", skipme=True)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend_it", "says"),
+    [
+        (
+            lambda redis: redis.replicaof("127.0.0.1", 1),
+            lambda redis: redis.replicaof("no", "one"),
+            "read only replica",
+        ),
+        (fill, lambda redis: redis.config_set("maxmemory", 0), "maxmemory"),
+        (lock, lambda redis: redis.config_set("requirepass", ""), "Authentication"),
+        (lambda redis: redis.set(KEY, "x"), lambda redis: redis.delete(KEY), "not an integer"),
+    ],
+    ids=["read-only", "full", "wrong password", "wrong type"],
+)
+def test_a_redis_that_answers_but_does_not_count_is_an_outage(
+    redis_server: RedisServer,
+    break_it: Callable[[redis.Redis], Any],
+    mend_it: Callable[[redis.Redis], Any],
+    says: str,
+) -> None:
+    """The reason is what Redis says, and counting goes on when it is mended."""
+    counter = counting(redis_server.url)
+    assert counter.add() == 1
+
+    break_it(redis_server.client)
+    wait_until(lambda: says in reason(counter), what="the reason")
+    mend_it(redis_server.client)
+
+    assert count_again(counter) in (1, 2)  # 1 where the key had to be deleted
+
+
+def test_a_restart_of_redis_loses_no_visit_that_was_shown(redis_server: RedisServer) -> None:
+    """Redis keeps its numbers, and the counter finds it again by itself."""
+    counter = counting(redis_server.url)
+    assert counter.add() == 1
+    redis_server.stop()
+    assert "refused" in reason(counter).lower() or "closed" in reason(counter).lower()
+    redis_server.start()
+
+    assert count_again(counter) == 2
+
+
+def test_a_restart_that_nobody_noticed_costs_no_visit(redis_server: RedisServer) -> None:
+    """A connection that Redis closed in the meantime is replaced before a visit is sent over it."""
+    counter = counting(redis_server.url)
+    assert counter.add() == 1
+    redis_server.stop()
+    redis_server.start()
+
+    assert counter.add() == 2
+
+
+def test_one_line_is_logged_at_each_change(
+    redis_server: RedisServer, line: Line, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each request."""
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    caplog.set_level("INFO")
+    changes: list[bool] = []
+    counter = Counter(connect(line.url))
+    counter.on_change = changes.append
+    counter.start()
+    counter.add()
+
+    line.answers.clear()
+    for _ in range(100):
+        reason(counter)
+    line.answers.set()
+    count_again(counter)
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert changes == [True, False, True]
+
+
+def test_a_counter_survives_a_fork(redis_server: RedisServer) -> None:
+    """A counter whose thread is gone starts another one by itself."""
+    counter = Counter(connect(redis_server.url))  # as in a child process, no thread runs
+
+    assert reason(counter) == "no answer within 0.4 s"
+    assert count_again(counter) == 1
