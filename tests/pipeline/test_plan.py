@@ -1,0 +1,126 @@
+"""What a run may do, decided before it does anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import plan
+from lib.command import Failure, UsageError, run
+from lib.names import ImageName, Source, Version
+
+SET = {"DOCKERHUB_USERNAME": "octo", "HAS_TOKEN": "true"}
+MAIN = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main"}
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def decide(**env: str) -> plan.Plan:
+    return plan.decide(env, "Hello-World")
+
+
+def test_main_is_published() -> None:
+    """A push to main, with a name and a token set, is published under the repository's name."""
+    decided = decide(**MAIN, **SET)
+    assert decided.image == ImageName("", "octo", "hello-world")
+    assert decided.version is None
+
+
+@pytest.mark.parametrize("event", ["pull_request", "pull_request_target"])
+def test_pull_requests_are_not(event: str) -> None:
+    """A pull request is never published, even where everything is set, and what is set wrongly does not fail it."""
+    env = {**MAIN, **SET, "GITHUB_EVENT_NAME": event, "DOCKERHUB_USERNAME": "NOT A NAME"}
+    assert decide(**env).image is None
+
+
+@pytest.mark.parametrize("ref", ["refs/heads/topic", "refs/heads/main2", "refs/pull/1/merge", ""])
+def test_other_branches_are_not(ref: str) -> None:
+    """Only main is published."""
+    assert decide(**{**MAIN, **SET, "GITHUB_REF": ref}).image is None
+
+
+def test_nothing_set() -> None:
+    """Where nothing is set, there is nothing wrong: the run only tests."""
+    assert decide(**MAIN) == plan.Plan(None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"HAS_TOKEN": "false"}, "DOCKERHUB_TOKEN is not set"),
+        ({"DOCKERHUB_USERNAME": ""}, "DOCKERHUB_USERNAME is not"),
+        ({"DOCKERHUB_USERNAME": "Octo"}, "DOCKERHUB_USERNAME is 'Octo'"),
+        ({"IMAGE_REPOSITORY": "a b"}, "IMAGE_REPOSITORY is 'a b'"),
+        ({"REGISTRY": "ghcr.io/octo"}, "REGISTRY is 'ghcr.io/octo'"),
+    ],
+)
+def test_set_wrongly(changes: dict[str, str], named: str) -> None:
+    """What is set by half or wrongly is named."""
+    with pytest.raises(UsageError, match=named):
+        decide(**{**MAIN, **SET, **changes})
+
+
+@pytest.mark.parametrize(
+    ("tag", "version"),
+    [("v1.2.3", Version(1, 2, 3)), ("v1.3.0-rc.1", Version(1, 3, 0, "rc.1")), ("v0.0.1", Version(0, 0, 1))],
+)
+def test_version_tags(tag: str, version: Version) -> None:
+    """A tag v1.2.3 is that version, and its commit is published."""
+    decided = decide(**{**MAIN, **SET, "GITHUB_REF": f"refs/tags/{tag}"})
+    assert decided.version == version
+    assert decided.image is not None
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["1.2.3", "v1.2", "v1.2.3.4", "v1.02.3", "v1.2.3+1", "vx.y.z", "v1.2.3-", "v\N{FULLWIDTH DIGIT ONE}.2.3", "v"],
+)
+def test_other_tags_are_refused(tag: str) -> None:
+    """A tag that is no semantic version is refused, also where nothing is set."""
+    with pytest.raises(UsageError, match="is not a version"):
+        decide(**{**MAIN, "GITHUB_REF": f"refs/tags/{tag}"})
+
+
+def test_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release has to be in main's history; a repository without main says what to run."""
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+        return run(["git", "-C", str(tmp_path), *identity, *arguments]).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch", "main")
+    git("commit", "--quiet", "--allow-empty", "--message", "one")
+    first = git("rev-parse", "HEAD")
+    with pytest.raises(Failure, match="run git fetch origin"):
+        plan.check_history("v1.0.0", first)
+    git("update-ref", "refs/remotes/origin/main", first)
+    plan.check_history("v1.0.0", first)
+    git("commit", "--quiet", "--allow-empty", "--message", "two")
+    with pytest.raises(Failure, match="not in the history of main"):
+        plan.check_history("v1.0.0", git("rev-parse", "HEAD"))
+
+
+def test_what_to_set_leads_there() -> None:
+    """The summary links to the page where variables and secrets are set."""
+    text = plan.what_to_set("https://github.com/octo/hello")
+    assert "(https://github.com/octo/hello/settings/secrets/actions)" in text
+    assert "| secret | `DOCKERHUB_TOKEN` |" in text
+    assert "](" not in plan.what_to_set("")
+
+
+def test_nothing_set_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On GitHub, a run where nothing is set has a notice and a summary, and hands on that nothing is published."""
+    for name in ("DOCKERHUB_USERNAME", "HAS_TOKEN", "IMAGE_REPOSITORY", "REGISTRY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**MAIN, "GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "octo/hello"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    monkeypatch.setattr(plan, "source", lambda: Source(SHA, False, 0, "hello", "https://github.com/octo/hello"))
+    assert plan.main([]) == 0
+    assert "::notice::tested, not published" in capsys.readouterr().out
+    assert "octo/hello/settings/secrets/actions" in (tmp_path / "summary").read_text("utf-8")
+    assert "publish=false\nbuild=true\n" in (tmp_path / "output").read_text("utf-8")

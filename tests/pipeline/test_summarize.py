@@ -1,0 +1,91 @@
+"""What a job's summary and a release's notes say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import announce_release
+import summarize
+from lib.command import Failure
+from lib.names import ImageName, Source, Version
+from lib.registry import Index
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+DIGEST = f"sha256:{'a' * 64}"
+IMAGE = ImageName("", "octo", "hello")
+STAGES = '{"name": "Build image", "seconds": 1.5, "ok": true}\n\n{"name": "Push image", "seconds": 20.0, "ok": false}\n'
+
+
+def test_stage_table() -> None:
+    """Each stage with its seconds; the one that failed is marked."""
+    table = summarize.stage_table(summarize.stages_in(STAGES))
+    assert table.splitlines()[2:] == ["| Build image | 1.5 |", "| Push image **failed** | 20.0 |"]
+    assert summarize.stage_table([]) == ""
+
+
+def test_way_ends_where_it_failed() -> None:
+    """The picture follows the digest from the commit to the stage that failed."""
+    picture = summarize.way(SHA, DIGEST, [*summarize.stages_in(STAGES), {"name": "Never", "ok": True, "seconds": 1}])
+    assert 'commit(["commit 0123456"])' in picture
+    assert 'commit --> s1["Build image<br/>sha256:aaaaaaaaaaaa…"]' in picture
+    assert 's1 --> s2["Push image<br/>failed"]' in picture
+    assert "Never" not in picture
+
+
+def test_commands_and_sizes() -> None:
+    """What to copy to run it, and what it weighs."""
+    assert f"docker run --rm -p 4000:80 octo/hello:{SHA}" in summarize.commands(IMAGE, SHA, DIGEST)
+    assert f"docker pull octo/hello@{DIGEST}" in summarize.commands(IMAGE, SHA, DIGEST)
+    assert "| linux/arm64 | 1.2 MB |" in summarize.size_table({"linux/arm64": 1_234_567})
+
+
+def test_failed_login_is_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The login is an action's step: its failure is put into one sentence here."""
+    monkeypatch.setattr(summarize, "STATE", tmp_path)
+    monkeypatch.setattr(summarize, "source", lambda: Source(SHA, False, 0, "hello", ""))
+    (tmp_path / "stages.jsonl").write_text(STAGES, "utf-8")
+    for name, value in {"LOGIN": "failure", "DIGEST": DIGEST, "DOCKERHUB_USERNAME": "octo", "REGISTRY": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PUBLISHED", raising=False)
+    with pytest.raises(Failure, match=r"cannot log in to Docker Hub as 'octo'.*DOCKERHUB_TOKEN"):
+        summarize.main([])
+    assert f"Digest: `{DIGEST}`" in capsys.readouterr().out
+
+
+def test_no_sizes_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that does not say leaves the sizes out."""
+
+    def fail(_reference: str) -> dict[str, int]:
+        raise Failure("no answer")
+
+    monkeypatch.setattr(summarize, "blob_sizes", fail)
+    assert summarize.sizes_of("octo/hello") == {}
+
+
+def test_notes() -> None:
+    """A release's notes have all that a user needs to pull this and no other."""
+    entries = [{"digest": DIGEST, "platform": {"os": "linux", "architecture": name}} for name in ("arm64", "amd64")]
+    text = announce_release.notes(IMAGE, Version(1, 2, 3), Index(DIGEST, {"manifests": entries}), SHA)
+    assert "docker pull octo/hello:1.2.3" in text
+    assert f"docker pull octo/hello@{DIGEST}" in text
+    assert "| platforms | linux/amd64, linux/arm64 |" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "latest", "flags"),
+    [
+        (Version(1, 2, 3), True, ["--latest=true"]),
+        (Version(1, 1, 9), False, ["--latest=false"]),
+        (Version(1, 3, 0, "rc.1"), False, ["--prerelease", "--latest=false"]),
+    ],
+)
+def test_release_command(version: Version, latest: bool, flags: list[str]) -> None:
+    """A pre-release is marked as one, and a back-port does not become GitHub's latest."""
+    assert announce_release.create_command(version, "octo/hello", "notes.md", latest) == [
+        *("gh", "release", "create", f"v{version}", "--repo", "octo/hello", "--verify-tag"),
+        *("--title", str(version), "--notes-file", "notes.md", "--generate-notes", *flags),
+    ]

@@ -1,0 +1,90 @@
+"""One click on "Run workflow", as the person who clicks sees it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from workflows.act import Run, Scenario
+
+# In place of the script: what a run hands to it. What the script does with it is tested elsewhere.
+ECHO = """import json, os, sys
+names = ("DEPLOY_HOST", "DEPLOY_KNOWN_HOSTS", "DEPLOY_SSH_KEY", "DOCKERHUB_USERNAME", "REGISTRY", "IMAGE_REPOSITORY")
+with open(os.environ["SCENARIO_FOLDER"] + "/handed", "w") as file:
+    json.dump({"arguments": sys.argv[1:], **{name: os.environ.get(name) for name in names}}, file)
+"""
+
+
+def redeploy(scenario: Scenario, version: str, dry_run: bool = False, environment: str = "production") -> Run:
+    """Run the workflow by hand with these inputs."""
+    inputs = {"environment": environment, "version": version, "dry-run": str(dry_run).lower()}
+    return scenario.run("redeploy.yml", "workflow_dispatch", inputs=inputs)
+
+
+def handed(scenario: Scenario) -> dict[str, Any]:
+    """What the script was given."""
+    content: dict[str, Any] = json.loads((scenario.folder / "handed").read_text("utf-8"))
+    return content
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "1.2.3",
+        "previous",
+        "--help",
+        "$(touch executed)",
+        "`touch executed`",
+        "'; touch executed; '",
+        '"; touch executed; "',
+        "a\ntouch executed",
+        "::error::injected",
+        "🚀",
+        "",
+    ],
+)
+def test_any_text_stays_a_text(scenario: Scenario, version: str) -> None:
+    """Whatever is typed as a version reaches the script as it was typed: no shell and no option reads it."""
+    scenario.commit({"scripts/redeploy.py": ECHO})
+    run = redeploy(scenario, version)
+    assert (run.exit, run.jobs) == (0, {"redeploy": "success"})
+    assert handed(scenario)["arguments"] == ["--", version]
+    assert not list(scenario.folder.rglob("executed"))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_is_handed_on(scenario: Scenario, dry_run: bool) -> None:
+    """The script is given the host, its pinned key, the deploy key, and whether to change anything."""
+    scenario.commit({"scripts/redeploy.py": ECHO})
+    scenario.variables |= {
+        "DEPLOY_HOST": "deploy@host.example.com",
+        "DEPLOY_KNOWN_HOSTS": "host.example.com ssh-ed25519 x",
+    }
+    scenario.secrets["DEPLOY_SSH_KEY"] = "key-of-the-scenario"
+    run = redeploy(scenario, "1.2.3", dry_run)
+    assert (run.exit, run.jobs) == (0, {"redeploy": "success"})
+    assert handed(scenario) == {
+        "arguments": [*(["--dry-run"] if dry_run else []), "--", "1.2.3"],
+        "DEPLOY_HOST": "deploy@host.example.com",
+        "DEPLOY_KNOWN_HOSTS": "host.example.com ssh-ed25519 x",
+        "DEPLOY_SSH_KEY": "key-of-the-scenario",
+        **{name: scenario.variables[name] for name in ("DOCKERHUB_USERNAME", "REGISTRY", "IMAGE_REPOSITORY")},
+    }
+
+
+@pytest.mark.parametrize(
+    ("tag", "set_to", "deployed"),
+    [("v1.0.0", "true", True), ("v1.0.0", "", False), ("v1.1.0-rc.1", "true", False)],
+)
+def test_deploy_on_release(scenario: Scenario, tag: str, set_to: str, deployed: bool) -> None:
+    """With DEPLOY_ON_RELEASE set to true, a final release is deployed, and no pre-release."""
+    scenario.commit({"scripts/redeploy.py": ECHO})
+    scenario.variables["DEPLOY_ON_RELEASE"] = set_to
+    run = scenario.run("release.yml", ref=scenario.tag(tag))
+    assert run.exit == 0
+    assert run.jobs.get("redeploy") == ("success" if deployed else None)
+    assert (scenario.folder / "handed").exists() == deployed
+    if deployed:
+        assert handed(scenario)["arguments"] == ["--", "1.0.0"]
