@@ -276,6 +276,9 @@ def make_project(folder: Path) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / "scripts/check.py").write_text(CHECK, "utf-8")
+    for file in (folder / ".github/workflows").glob("*.yml"):
+        # act knows nothing of queues yet; it runs one workflow at a time anyway.
+        file.write_text(file.read_text("utf-8").replace("queue: max", "cancel-in-progress: false"), "utf-8")
     git(folder, "init", "--quiet", "--initial-branch", "main")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "Start")

@@ -127,9 +127,13 @@ def test_concurrency_is_literal() -> None:
 
 
 def test_one_build_of_a_commit() -> None:
-    """Main and a release of one commit wait for each other, and neither is cancelled."""
+    """Main and a release of one commit wait for each other, and neither is cancelled.
+
+    Without `queue: max`, a third run would cancel the one that waits:
+    https://docs.github.com/actions/how-tos/write-workflows/choose-when-workflows-run/control-workflow-concurrency
+    """
     image = JOBS["ci.yml", "image"]["concurrency"]
-    assert image == {"group": "image-${{ github.sha }}", "cancel-in-progress": False}
+    assert image == {"group": "image-${{ github.sha }}", "queue": "max"}
 
 
 def test_only_pull_requests_are_cancelled() -> None:
@@ -137,7 +141,8 @@ def test_only_pull_requests_are_cancelled() -> None:
     ci = WORKFLOWS["ci.yml"]["concurrency"]
     assert ci["group"] == "ci-${{ github.event.pull_request.number || github.run_id }}"
     for name in ("release.yml", "redeploy.yml"):
-        assert WORKFLOWS[name]["concurrency"]["cancel-in-progress"] is False
+        concurrency = WORKFLOWS[name]["concurrency"]
+        assert (concurrency["queue"], concurrency.get("cancel-in-progress", False)) == ("max", False)
 
 
 def test_one_redeploy_at_a_time() -> None:
