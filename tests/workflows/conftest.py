@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need
+from engine import look, problems
 from lib.daemon import Daemon
-from workflows.act import PASSWORDS, TOKEN, USERNAME, Scenario, make_project
+from workflows.act import ACT, PASSWORDS, TOKEN, USERNAME, Scenario, make_project
 from workflows.front import Front
 
 REGISTRY = """version: 0.1
@@ -24,6 +26,7 @@ auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
 @pytest.fixture(scope="session")
 def registry_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a registry that wants a login for everything."""
+    need(shutil.which("docker-registry") is not None, "docker-registry")
     folder = tmp_path_factory.mktemp("registry")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -31,7 +34,9 @@ def registry_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (folder / "passwords").write_text(PASSWORDS, "utf-8")
     (folder / "config.yml").write_text(REGISTRY.format(folder=folder, port=port), "utf-8")
     daemon = Daemon("registry", folder)
-    daemon.start(["docker-registry", "serve", str(folder / "config.yml")], ready=lambda: is_open(port), seconds=20)
+    # It ends with the tests, also where they are killed: prctl(2), PR_SET_PDEATHSIG.
+    command = ["setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(folder / "config.yml")]
+    daemon.start(command, ready=lambda: is_open(port), seconds=20)
     yield port
     daemon.stop()
     shutil.rmtree(folder)
@@ -53,7 +58,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine() -> Mapping[str, str]:
-    """The environment that leads to the engine under the scenarios."""
+    """The environment that leads to the engine under the scenarios: the one that `docker` talks to."""
+    need(Path(ACT).is_file(), "act")
+    need(not problems(look()), "a Docker Engine that can run the pipeline")
     return {}
 
 
