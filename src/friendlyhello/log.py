@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -73,6 +74,7 @@ class Logger(glogging.Logger):
             "bytes": resp.sent,
             "seconds": request_time.total_seconds(),
             "request_id": environ.get("friendlyhello.request_id"),
+            "process": os.getpid(),
             "revision": self._config.revision,
         }
         if self._plain:

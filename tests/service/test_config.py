@@ -115,13 +115,11 @@ def test_a_password_is_never_shown(url: str, shown: str) -> None:
 
 @given(st.text())
 def test_no_text_in_a_url_gets_past_the_check_or_leaks(password: str) -> None:
-    """Any text as a password gives a configuration, or a sentence without it."""
-    try:
+    """Whatever the password, the sentence about the port is the same."""
+    with pytest.raises(ConfigError) as error:
         from_environment({"REDIS_URL": f"redis://user:{password}@h:not-a-port"})
-    except ConfigError as error:
-        assert str(error).endswith("not 'redis://***@h:not-a-port'")
-    else:
-        pytest.fail("a port that is no number was accepted")
+
+    assert str(error.value).endswith("not 'redis://***@h:not-a-port'")
 
 
 @given(
@@ -132,10 +130,13 @@ def test_any_environment_gives_settings_or_a_sentence(environ: dict[str, str]) -
     try:
         config = from_environment(environ)
     except ConfigError as error:
-        assert str(error).partition(" ")[0] in environ
+        variable = str(error).partition(" ")[0]
     else:
+        variable = "NAME"
         config.name.encode()
         config.revision.encode("ascii")
+
+    assert variable in {"NAME", *environ}
 
 
 @pytest.mark.parametrize(

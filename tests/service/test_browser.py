@@ -1,0 +1,43 @@
+"""What a person sees in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from service.running import Service, program
+
+# The last four keep Chromium from asking its maker's servers for things while it is tested.
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Debian's Chromium, without a window and with an empty profile."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("chromium")
+    for option in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(option)
+    browser = webdriver.Chrome(options, webdriver.ChromeService(program("chromedriver")))
+    yield browser
+    browser.quit()
+
+
+def test_a_person_sees_the_greeting_and_the_count_go_up(chromium: webdriver.Chrome, service: Service) -> None:
+    """The heading, the name of the host, and a number that is one more after a reload."""
+    chromium.get(f"http://127.0.0.1:{service.port}/")
+    heading = chromium.find_element(By.TAG_NAME, "h3").text
+    first = chromium.find_element(By.TAG_NAME, "body").text
+    chromium.refresh()
+    second = chromium.find_element(By.TAG_NAME, "body").text
+
+    assert heading == "Hello world!"
+    assert "Hostname:" in first
+    assert (first.splitlines()[-1], second.splitlines()[-1]) == ("Visits: 1", "Visits: 2")

@@ -1,0 +1,240 @@
+"""Does gunicorn run the service as it should: start, stop, limits, and what happens to workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from friendlyhello import __main__ as command
+from friendlyhello.worker import Corked
+from service.running import ROOT, Line, RedisServer, Service, free_port, wait_until
+
+GUNICORN = ["gunicorn", "--config", "python:friendlyhello.gunicorn_conf", "friendlyhello:create_app()"]
+
+
+def test_the_service_counts_over_all_its_workers(service: Service) -> None:
+    """Two workers, one count."""
+    assert [service.get().visits for _ in range(20)] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("module", [["friendlyhello"], GUNICORN], ids=["python -m friendlyhello", "gunicorn"])
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("NAME", "two\nlines", "error: NAME must be UTF-8 text without control characters, not 'two\\nlines'\n"),
+        (
+            "REDIS_URL",
+            "redis://:hunter2@redis:port",
+            "error: REDIS_URL must be a URL with a host and a port from 1 to 65535, not 'redis://***@redis:port'\n",
+        ),
+        ("METRICS_PORT", "x", "error: METRICS_PORT must be a number from 1 to 65535, not 'x'\n"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_one_sentence(
+    module: list[str], variable: str, value: str, sentence: str
+) -> None:
+    """No traceback, no worker that starts again and again, no password."""
+    done = start_wrongly(module, {variable: value})
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+def test_a_bad_number_of_workers_stops_the_start_with_one_sentence() -> None:
+    """gunicorn by itself would answer with a traceback."""
+    done = start_wrongly(["friendlyhello"], {"WEB_CONCURRENCY": "many"})
+
+    assert (done.returncode, done.stderr) == (1, "error: WEB_CONCURRENCY must be a number from 1 to 256, not 'many'\n")
+
+
+def start_wrongly(module: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the service with settings that cannot work, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", *module],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_a_server_that_is_told_to_stop_finishes_what_is_in_flight(
+    redis_server: RedisServer, serve: Callable[..., Service]
+) -> None:
+    """SIGTERM while a page waits for its number: the page comes, with its number, and the server is gone in seconds."""
+    line = Line(redis_server.port)
+    service = serve(REDIS_URL=line.url, WEB_CONCURRENCY="1")
+    service.get()
+    line.answers.clear()
+    pages: list[int | None] = []
+    visitor = threading.Thread(target=lambda: pages.append(service.get().visits))
+    visitor.start()
+    wait_until(lambda: redis_server.client.get("counter") == b"2", what="the visit")
+    service.process.send_signal(signal.SIGTERM)
+    line.answers.set()
+    visitor.join()
+    start = time.monotonic()
+
+    assert service.stop() == 0
+    assert pages == [2]
+    assert time.monotonic() - start < 5
+
+
+def test_a_client_that_stays_connected_does_not_hold_up_the_stop(service: Service) -> None:
+    """An idle connection is given five seconds at most, which is below the ten of `docker stop`."""
+    with socket.create_connection(("127.0.0.1", service.port)) as idle:
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        start = time.monotonic()
+        assert service.stop() == 0
+
+    assert time.monotonic() - start < 9
+
+
+def test_a_killed_worker_is_replaced_and_no_visit_is_counted_twice(service: Service, redis_server: RedisServer) -> None:
+    """Under load, with every worker killed in turn: the numbers shown are all different, and the service stays."""
+    shown: list[int] = []
+    stop = threading.Event()
+
+    def visit() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError, ValueError):  # a request that a killed worker had
+                if (visits := service.get().visits) is not None:
+                    shown.append(visits)
+
+    visitors = [threading.Thread(target=visit) for _ in range(8)]
+    for visitor in visitors:
+        visitor.start()
+    for worker in service.workers():
+        seen = len(shown)
+        wait_until(lambda seen=seen: len(shown) > seen + 50, what="visits")  # type: ignore[misc]
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: len(service.workers()) == 2, what="new workers")
+    seen = len(shown)
+    wait_until(lambda: len(shown) > seen + 50, what="visits after that")
+    stop.set()
+    for visitor in visitors:
+        visitor.join()
+
+    assert len(set(shown)) == len(shown)
+    assert int(redis_server.client.get("counter") or 0) >= max(shown)
+
+
+@pytest.mark.parametrize("clients", [200, pytest.param(1000, marks=pytest.mark.full)])
+def test_slow_clients_do_not_slow_the_others(service: Service, clients: int) -> None:
+    """While many clients send their headers a byte at a time, a normal one is served at once; they are let go."""
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", service.port))) for _ in range(clients)]
+        for client in slow:
+            client.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+        times = sorted(seconds(service.get) for _ in range(200))
+        for client in slow:
+            with contextlib.suppress(OSError):
+                client.sendall(b"z")
+        assert times[int(len(times) * 0.98)] < 0.1
+        for client in slow:
+            client.settimeout(10)
+            with contextlib.suppress(ConnectionError):
+                assert client.recv(1) == b"", "a slow client was answered"
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Return how long something takes."""
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("outage", ["refused", "mute"])
+def test_pages_are_fast_through_an_outage(serve: Callable[..., Service], outage: str) -> None:
+    """With Redis refused, or there but mute, the page comes at once, says so, and the log does not fill up."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1] if outage == "mute" else free_port()
+        service = serve(REDIS_URL=f"redis://127.0.0.1:{port}/0", WEB_CONCURRENCY="1")
+        assert seconds(service.get) <= 0.5
+        pages = [(seconds(lambda: shown.append(service.get().text)), shown) for shown in [[]] for _ in range(50)]  # type: ignore[var-annotated]
+
+    assert sorted(time for time, _ in pages)[-1] < 0.1
+    assert all("counter disabled" in text for text in pages[0][1])
+    assert len([entry for entry in service.errors() if "out of order" in entry["message"]]) == 1
+
+
+def test_forwarded_headers_from_just_anybody_change_nothing(service: Service) -> None:
+    """Neither the scheme nor the path nor who asked."""
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9", "SCRIPT_NAME": "/x", "X-Request-Id": "a"}
+    answer = service.get("/healthz", headers=headers)
+    entry = wait_until(lambda: service.requests()[-1:], what="the log")[0]
+
+    assert answer.status == 200
+    assert answer.headers["X-Request-Id"] != "a"
+    assert entry["client"] == "127.0.0.1"
+
+
+def test_no_version_is_told(service: Service) -> None:
+    """The Server header names the program and nothing that helps to look up its weaknesses."""
+    assert service.get().headers["Server"] == "gunicorn"
+
+
+def test_a_response_is_sent_in_one_piece() -> None:
+    """Headers and body leave together, before the next request is read or the connection ends."""
+    near, far = socket.socketpair()
+    with near, far:
+        corked = Corked(near)
+        far.sendall(b"next")
+        corked.sendall(b"headers ")
+        corked.sendall(b"body")
+        far.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            far.recv(100)
+        assert corked.recv(100) == b"next"
+        assert far.recv(100) == b"headers body"
+        corked.sendall(b"last")
+        corked.close()
+        assert far.recv(100) == b"last"
+        assert corked.fileno() == -1
+
+
+def test_settings_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WEB_CONCURRENCY is the number of workers, metrics have their port and folder, which goes in the end."""
+    monkeypatch.setenv("WEB_CONCURRENCY", "3")
+    monkeypatch.setenv("METRICS_PORT", "9100")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    settings = runpy.run_module("friendlyhello.gunicorn_conf")
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    assert folder.is_dir()
+    settings["on_exit"](None)
+
+    assert settings["workers"] == 3
+    assert settings["bind"] == ["0.0.0.0:80", "0.0.0.0:9100"]
+    assert not folder.exists()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_settings_stop_a_bad_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of starting read the same settings."""
+    monkeypatch.setenv("WEB_CONCURRENCY", "0")
+    for start in (command.main, lambda: runpy.run_module("friendlyhello.gunicorn_conf")):
+        with pytest.raises(SystemExit, match=r"error: WEB_CONCURRENCY must be a number from 1 to 256, not '0'"):
+            start()
+
+
+def test_options_are_gunicorns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m friendlyhello` takes whatever gunicorn takes."""
+    monkeypatch.setattr(sys, "argv", ["friendlyhello", "--bind", "127.0.0.1:4000"])
+    monkeypatch.setattr("gunicorn.app.wsgiapp.run", lambda prog: None)
+    command.main()
+
+    assert sys.argv == ["friendlyhello", *GUNICORN[1:3], "--bind", "127.0.0.1:4000", GUNICORN[3]]
