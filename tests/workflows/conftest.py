@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from build_image import IMAGE
 from conftest import need
 from engine import look, problems
+from lib.command import run
 from lib.daemon import Daemon
 from workflows.act import ACT, PASSWORDS, TOKEN, USERNAME, Scenario, make_project
 from workflows.front import Front
@@ -57,11 +59,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Mapping[str, str]:
-    """The environment that leads to the engine under the scenarios: the one that `docker` talks to."""
+def engine() -> Iterator[Mapping[str, str]]:
+    """The environment that leads to the engine under the scenarios: the one that `docker` talks to.
+
+    It belongs to its user: the image that was last built there is in its place again afterwards.
+    """
     need(Path(ACT).is_file(), "act")
     need(not problems(look()), "a Docker Engine that can run the pipeline")
-    return {}
+    kept = "friendlyhello:kept-by-tests"
+    there = run(["docker", "tag", IMAGE, kept], check=False).returncode == 0
+    yield {}
+    run(["docker", "image", "rm", "--force", IMAGE], check=False)
+    if there:
+        run(["docker", "tag", kept, IMAGE])
+        run(["docker", "image", "rm", kept])
 
 
 @pytest.fixture
@@ -69,6 +80,11 @@ def scenario(
     tmp_path: Path, project: Path, registry_port: int, engine: Mapping[str, str], request: pytest.FixtureRequest
 ) -> Iterator[Scenario]:
     """A repository and an image of one test's own."""
-    name = "".join(part for part in request.node.name.lower() if part.isalnum())
+    name = "".join(part for part in request.node.name.lower() if part.isascii() and part.isalnum())
     with Front(registry_port, f"{USERNAME}:{TOKEN}") as front:
-        yield Scenario(tmp_path, project, front, engine, name)
+        scenario = Scenario(tmp_path, project, front, engine, name)
+        yield scenario
+        listing = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", scenario.image]
+        tags = run(listing, env=engine).stdout.split()
+        if tags:
+            run(["docker", "image", "rm", "--force", *tags], env=engine)

@@ -176,7 +176,7 @@ def test_foreign_image(scenario: Scenario) -> None:
     foreign = scenario.put(scenario.sha)
     run = scenario.run("ci.yml")
     assert (run.exit, run.jobs) == (1, RED)
-    assert "remove that tag from the registry" in run.errors[0]
+    assert "says that it is of revision none" in run.errors[0]
     assert scenario.digest(scenario.sha) == foreign
 
 
