@@ -38,6 +38,7 @@ class _Batch:
     """Visits that share one round trip."""
 
     def __init__(self) -> None:
+        self.callers = 0
         self.visits = 0
         self.total: int | None = None
         self.settled = threading.Event()
@@ -77,9 +78,10 @@ class Counter:
             raise CounterError(self._outage)
         with self._lock:
             batch = self._next
+            batch.callers += 1
             batch.visits += visits
             place = batch.visits
-        self._work.set()
+            self._work.set()
         if not batch.settled.wait(PATIENCE):
             self._fail(f"no answer within {PATIENCE:g} s")
             self.start()
@@ -90,15 +92,15 @@ class Counter:
     def _talk(self) -> None:
         while True:
             self._work.wait()
-            self._work.clear()
             batch = None
             try:
                 if not self._proven:
                     self._prove()
                 batch = self._take()
-                batch.total = self._increment(batch.visits)
-                batch.settled.set()
-                self.on_count(batch.visits)
+                if batch.callers:
+                    batch.total = self._increment(batch.visits)
+                    batch.settled.set()
+                    self.on_count(batch.visits)
             except Exception as error:  # whatever it is, this thread has to live
                 self._client.connection_pool.disconnect()
                 self._fail(str(error) or type(error).__name__)
@@ -110,16 +112,16 @@ class Counter:
         """Return the visits that have come in, and let the next ones gather anew."""
         with self._lock:
             batch, self._next = self._next, _Batch()
+            self._work.clear()
         return batch
 
     def _prove(self) -> None:
         """Connect and make sure that Redis would count: adding nothing needs all that counting needs."""
         self._increment(0)
-        recovered = self._outage is not None
-        self._proven, self._outage = True, None
         self.on_change(True)
-        if recovered:
+        if self._outage is not None:
             log.info("Redis answers again: counting")
+        self._proven, self._outage = True, None
 
     def _increment(self, visits: int) -> int:
         return int(self._client.incrby(KEY, visits))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -39,6 +40,12 @@ forwarder_headers = ""  # no proxy sets SCRIPT_NAME or PATH_INFO for this servic
 
 logger_class = "friendlyhello.log.Logger"
 accesslog = "-"
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Let a worker stop while it starts: until gunicorn sets its own handler, SIGTERM would go to a copy of the master's."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
 
 if _config.metrics_port:
     bind.append(f"0.0.0.0:{_config.metrics_port}")

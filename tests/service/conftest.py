@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,3 +42,16 @@ def service(redis_server: RedisServer, serve: Callable[..., Any]) -> Service:
     """The service under gunicorn, with a real Redis."""
     started: Service = serve(REDIS_URL=redis_server.url)
     return started
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[logging.LogRecord]:
+    """What the service logs, while it runs in the test's own process."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", records.append)
+    logger = logging.getLogger("friendlyhello")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "propagate", False)
+    return records

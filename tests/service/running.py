@@ -105,7 +105,7 @@ class Service:
             self.process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=out, stderr=err)
         try:
             (_, self.port), *self.more = wait_until(self._listening, what="the service")
-            wait_until(self._answers, what="the first answer")
+            wait_until(self.every_worker_answers, what="an answer of every worker")
         except BaseException:
             self.stop()
             raise
@@ -114,10 +114,11 @@ class Service:
         assert self.process.poll() is None, (self._folder / "err").read_text()
         return [(host, int(port)) for host, port in re.findall(r"http://([0-9.]+):([0-9]+)", self.errors_text())]
 
-    def _answers(self) -> bool:
+    def every_worker_answers(self) -> bool:
+        """Ask, and say whether every worker has answered by now."""
         with contextlib.suppress(OSError):
-            return self.get("/healthz").status == 200
-        return False
+            assert self.get("/healthz").status == 200
+        return {entry["process"] for entry in self.requests()} >= set(self.workers())
 
     def get(self, path: str = "/", method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
         """Ask once, on a connection of its own."""

@@ -19,8 +19,8 @@ OPTIONS = (
 
 
 @pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium, without a window and with an empty profile."""
+def chromium(service: Service, tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Debian's Chromium, without a window and with an empty profile; it is gone before the service is."""
     options = webdriver.ChromeOptions()
     options.binary_location = program("chromium")
     for option in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):

@@ -124,7 +124,7 @@ def test_metrics_add_up_over_workers_and_survive_them(
     ask(port, method="BREW")
     killed, _ = service.workers()
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: ask(port, "/healthz") and answering(service) >= set(service.workers()), what="the new worker")
+    wait_until(lambda: len(service.workers()) == 2 and service.every_worker_answers(), what="the new worker")
     samples = wait_until(
         lambda: (found := numbers(ask(metrics_port).text))["friendlyhello_redis_up"] == 1 and found, what="Redis"
     )
@@ -136,11 +136,6 @@ def test_metrics_add_up_over_workers_and_survive_them(
     assert samples['friendlyhello_request_seconds_count{path="/"}'] == 21
     assert ask(port, "/metrics").status == 404
     assert ask(port, "/metrics", headers={"Host": f"127.0.0.1:{metrics_port}"}).status == 404
-
-
-def answering(service: Service) -> set[int]:
-    """Return the workers that have answered something."""
-    return {entry["process"] for entry in service.requests()}
 
 
 def test_metrics_tell_that_redis_is_down(

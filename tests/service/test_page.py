@@ -146,17 +146,16 @@ def test_the_methods_that_work_are_named(browser: FlaskClient) -> None:
 
 
 def test_an_error_is_logged_once_with_the_requests_id_and_not_shown(
-    make: Callable[..., Flask], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Flask], log: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever sees the page learns the id to ask about, and nothing of the error."""
     monkeypatch.setattr("friendlyhello.counter.Counter.add", lambda *_: 1 / 0)
-    monkeypatch.setattr(logging.getLogger("friendlyhello"), "propagate", True)
     answer = make().test_client().get("/")
 
     assert (answer.status_code, answer.text) == (500, "500 Internal Server Error\n")
     assert answer.headers["X-Request-Id"]
     assert answer.headers["X-Revision"] == "unknown"
-    (record,) = [record for record in caplog.records if record.exc_info]
+    (record,) = log
     assert "ZeroDivisionError" in str(record.exc_info)
 
 

@@ -165,10 +165,11 @@ def test_pages_are_fast_through_an_outage(serve: Callable[..., Service], outage:
         port = mute.getsockname()[1] if outage == "mute" else free_port()
         service = serve(REDIS_URL=f"redis://127.0.0.1:{port}/0", WEB_CONCURRENCY="1")
         assert seconds(service.get) <= 0.5
-        pages = [(seconds(lambda: shown.append(service.get().text)), shown) for shown in [[]] for _ in range(50)]  # type: ignore[var-annotated]
+        slowest = max(seconds(service.get) for _ in range(50))
+        text = service.get().text
 
-    assert sorted(time for time, _ in pages)[-1] < 0.1
-    assert all("counter disabled" in text for text in pages[0][1])
+    assert slowest < 0.1
+    assert "counter disabled" in text
     assert len([entry for entry in service.errors() if "out of order" in entry["message"]]) == 1
 
 
