@@ -43,7 +43,7 @@ accesslog = "-"
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Let a worker stop while it starts: until gunicorn sets its own handler, SIGTERM would go to a copy of the master's."""
+    """Let a worker stop while it starts: until gunicorn handles SIGTERM in it, a copy of the master would."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -45,13 +45,15 @@ def service(redis_server: RedisServer, serve: Callable[..., Any]) -> Service:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> list[logging.LogRecord]:
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]]:
     """What the service logs, while it runs in the test's own process."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", records.append)
     logger = logging.getLogger("friendlyhello")
     monkeypatch.setattr(logger, "handlers", [handler])
-    monkeypatch.setattr(logger, "level", logging.INFO)
     monkeypatch.setattr(logger, "propagate", False)
-    return records
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    yield records
+    logger.setLevel(level)
