@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,16 +61,17 @@ class Logger(glogging.Logger):
         service.setLevel(self.error_log.level)
         service.propagate = False
 
-    def access(self, resp: Any, req: Any, environ: Mapping[str, Any], request_time: timedelta) -> None:
+    def access(self, resp: Any, req: Any, environ: MutableMapping[str, Any], request_time: timedelta) -> None:
         """Log one request."""
-        if not self.access_log_enabled:
+        if self.cfg.accesslog != "-":  # a file, or nothing, as gunicorn's --access-logfile says
+            super().access(resp, req, environ, request_time)
             return
         entry = {
             "time": _timestamp(datetime.now(UTC).timestamp()),
             "client": self._config.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")),
             "method": environ.get("REQUEST_METHOD"),
             "target": environ.get("RAW_URI"),
-            "status": resp.status_code if resp.status else None,
+            "status": resp.status and int(resp.status[:3]),
             "bytes": resp.sent,
             "seconds": request_time.total_seconds(),
             "request_id": environ.get("friendlyhello.request_id"),

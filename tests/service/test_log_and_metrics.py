@@ -70,7 +70,7 @@ def test_a_person_on_a_terminal_gets_plain_lines(
     settings.set("accesslog", "-")
     logger = Logger(settings)
     logger.error("something\x1b happened")
-    response = SimpleNamespace(status="200 OK", status_code=200, sent=61)
+    response = SimpleNamespace(status="200 OK", sent=61)
     environ = {"REMOTE_ADDR": "127.0.0.1", "REQUEST_METHOD": "GET", "RAW_URI": "/\x1b", "friendlyhello.request_id": "i"}
     logger.access(response, None, environ, SimpleNamespace(total_seconds=lambda: 0.0012))  # type: ignore[arg-type]
     out, err = capsys.readouterr()
@@ -84,7 +84,7 @@ def test_a_person_on_a_terminal_gets_plain_lines(
 
 
 def test_requests_are_not_logged_where_that_is_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
-    """gunicorn's own --access-logfile '' does it."""
+    """gunicorn's own --access-logfile, naming a file, takes them away from standard output."""
     logger = Logger(GunicornConfig())
     logger.access(None, None, {}, None)  # type: ignore[arg-type]
 
