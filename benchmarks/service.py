@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+"""How fast is the service: against the usual ways to serve its page, in one run, as ratios.
+
+Needs wrk and redis-server (Debian: apt-get install wrk redis-server). Takes about five minutes, and loads nothing but
+this machine's loopback. Everything is measured in turn, round after round, and the medians are shown, so that a busy
+machine disturbs all of it alike. Prints tables in Markdown, and draws the first one as an SVG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import check  # noqa: E402
+from lib.command import Failure, parser, run, say, start, wait_until  # noqa: E402
+
+CONNECTIONS = (1, 32, 256, 1000)
+SERVICE = "friendlyhello"
+PLAIN = "gunicorn, 4 sync workers"
+ORIGINAL = "python app.py"
+LIMIT = "no page, same server"
+RIVALS = {
+    SERVICE: ["-m", "friendlyhello", "--bind", "127.0.0.1:{port}"],
+    PLAIN: ["-m", "gunicorn", "--no-control-socket", "-w", "4", "--bind", "127.0.0.1:{port}", "service_rivals:app"],
+    ORIGINAL: ["benchmarks/service_rivals.py", "{port}"],
+    LIMIT: [
+        *("-m", "gunicorn", "--config", "python:friendlyhello.gunicorn_conf"),
+        *("--bind", "127.0.0.1:{port}", "service_rivals:bare"),
+    ],
+}
+UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of a load: requests a second, milliseconds, and requests that failed."""
+
+    rate: float
+    p50: float
+    p99: float
+    failed: int
+
+
+def load_command(port: int, connections: int, seconds: float) -> list[str]:
+    """Return the command that loads a loopback port."""
+    return [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:g}s",
+        "--timeout",
+        "10s",
+        "--latency",
+        f"http://127.0.0.1:{port}/",
+    ]
+
+
+def parse(output: str) -> Load:
+    """Return what wrk reports."""
+
+    def percentile(share: str) -> float:
+        found = re.search(rf"^\s+{share}%\s+([0-9.]+)(us|ms|s|m)\s*$", output, re.MULTILINE)
+        return float(found[1]) * UNITS[found[2]] if found else 0.0
+
+    rate = re.search(r"^Requests/sec:\s+([0-9.]+)$", output, re.MULTILINE)
+    failures = re.findall(r"(?:connect|read|write|timeout|responses:) ([0-9]+)", output)
+    return Load(float(rate[1]) if rate else 0.0, percentile("50"), percentile("99"), sum(map(int, failures)))
+
+
+def median(loads: Sequence[Load]) -> Load:
+    """Return the middle of several measurements; failures are added up."""
+    rate, p50, p99 = (statistics.median(getattr(load, name) for load in loads) for name in ("rate", "p50", "p99"))
+    return Load(rate, p50, p99, sum(load.failed for load in loads))
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Whether the page is there."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+        return bool(page.status == 200)
+    return False
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[int]:
+    """Run a server until the end of the block, and yield its process id once it answers."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'benchmarks'}", **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: process.poll() is not None or answers(port), seconds=30, what=f"port {port}")
+        if process.poll() is not None:
+            raise Failure(f"a server ended with {process.returncode}: {' '.join(command)}")
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+@contextlib.contextmanager
+def rivals(python: str, names: Sequence[str], redis_url: str) -> Iterator[dict[str, tuple[int, int]]]:
+    """Run several servers at once, and yield the port and the process id of each."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for name in names:
+            port = free_port()
+            command = [python, *(word.format(port=port) for word in RIVALS[name])]
+            started[name] = (port, stack.enter_context(running(command, port, {"REDIS_URL": redis_url})))
+        yield started
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str]:
+    """Run a Redis that keeps nothing, and yield its address."""
+    port = free_port()
+    with TemporaryDirectory() as folder:
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: accepts(port), seconds=10, what="Redis")
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """Yield the address of a Redis whose packets are all dropped: the kernel does that when a queue is full."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+
+
+def measure(servers: dict[str, tuple[int, int]], connections: int, rounds: int, seconds: float) -> dict[str, Load]:
+    """Load the servers in turn, several rounds, and return the middle of each."""
+    loads: dict[str, list[Load]] = {name: [] for name in servers}
+    for number in range(rounds):
+        say(f"{connections} connections, round {number + 1} of {rounds}")
+        for name, (port, _) in servers.items():
+            loads[name].append(parse(run(load_command(port, connections, seconds)).stdout))
+    return {name: median(found) for name, found in loads.items()}
+
+
+def memory(pid: int) -> list[int]:
+    """Return the bytes that each worker of a server takes, what it shares being divided up."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    texts = [Path(f"/proc/{child}/smaps_rollup").read_text() for child in children]
+    return [int(found[1]) * 1024 for text in texts if (found := re.search(r"^Pss:\s+([0-9]+)", text, re.MULTILINE))]
+
+
+def start_seconds(python: str, redis_url: str, rounds: int) -> tuple[float, float]:
+    """Return the seconds from starting the service to its first page, and those of importing Flask and redis-py."""
+    service, imports = [], []
+    for _ in range(rounds):
+        port = free_port()
+        begin = time.monotonic()
+        command = [python, *(word.format(port=port) for word in RIVALS[SERVICE])]
+        with running(command, port, {"REDIS_URL": redis_url}):
+            service.append(time.monotonic() - begin)
+        begin = time.monotonic()
+        run([python, "-c", "import flask, redis"])
+        imports.append(time.monotonic() - begin)
+    return statistics.median(service), statistics.median(imports)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, the first column to the left and the numbers to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def comparison(results: dict[int, dict[str, Load]]) -> str:
+    """Return the table of all servers at all numbers of connections."""
+    rows = [
+        [
+            *(str(connections), name, f"{load.rate:,.0f}", f"{load.p50:.1f}", f"{load.p99:.1f}", str(load.failed)),
+            *(f"{load.rate / loads[rival].rate:.2f}" for rival in (PLAIN, ORIGINAL)),
+        ]
+        for connections, loads in results.items()
+        for name, load in loads.items()
+    ]
+    head = ["connections", "server", "requests/s", "p50 ms", "p99 ms", "failed"]
+    return table([*head, f"times {PLAIN}", f"times {ORIGINAL}"], rows)
+
+
+def plot(results: dict[int, dict[str, Load]], caption: str) -> str:
+    """Return an SVG with the requests a second of each server, a group of bars for each number of connections."""
+    colours = dict(zip(RIVALS, ("#2563eb", "#94a3b8", "#cbd5e1", "#e2e8f0"), strict=True))
+    highest = max(load.rate for loads in results.values() for load in loads.values())
+    left, base, height, bar = 60, 270, 220, 34
+    parts = []
+    for group, (connections, loads) in enumerate(results.items()):
+        x = left + group * (len(RIVALS) * bar + 24)
+        parts.append(f'<text x="{x + 2 * bar}" y="{base + 18}" text-anchor="middle">{connections} connections</text>')
+        for place, (name, load) in enumerate(loads.items()):
+            size = load.rate / highest * height
+            middle = x + place * bar + bar / 2
+            parts.append(
+                f'<rect x="{x + place * bar}" y="{base - size:.1f}" width="{bar - 4}" height="{size:.1f}" '
+                f'fill="{colours[name]}"><title>{name}: {load.rate:,.0f} requests/s</title></rect>'
+                f'<text x="{middle - 2}" y="{base - size - 4:.1f}" text-anchor="middle">{load.rate / 1000:.1f}k</text>'
+            )
+    for place, (name, colour) in enumerate(colours.items()):
+        x = left + place * 165
+        parts.append(
+            f'<rect x="{x}" y="306" width="12" height="12" fill="{colour}"/><text x="{x + 17}" y="316">{name}</text>'
+        )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 350" font-family="sans-serif" font-size="11">'
+        '<rect width="760" height="350" fill="white"/><text x="60" y="24" font-size="15">Requests a second</text>'
+        + "".join(parts)
+        + f'<text x="60" y="340" fill="#64748b">{caption}</text></svg>\n'
+    )
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    cpu = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores of {cpu[1] if cpu else platform.machine()}, Linux {platform.release().split('-')[0]}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, print, draw."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=3, help="how long each load lasts (default: %(default)s)")
+    arguments.add_argument("--rounds", type=int, default=3, help="how often each is repeated (default: %(default)s)")
+    arguments.add_argument("--svg", type=Path, default=ROOT / "benchmarks/service.svg", help="where to draw")
+    options = arguments.parse_args(argv)
+    for name in ("wrk", "redis-server"):
+        if shutil.which(name) is None:
+            raise Failure(f"no {name} on this machine; run apt-get install wrk redis-server")
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    python = str(check.make_environment(ROOT / ".venv") / "python")
+
+    with redis_server() as redis_url:
+        with rivals(python, list(RIVALS), redis_url) as servers:
+            results = {
+                connections: measure(servers, connections, options.rounds, options.seconds)
+                for connections in CONNECTIONS
+            }
+            sizes = {name: memory(pid) for name, (_, pid) in servers.items() if name in (SERVICE, PLAIN)}
+        service, imports = start_seconds(python, redis_url, options.rounds)
+    outages = {"up": results[32][SERVICE]}
+    with rivals(python, [SERVICE], f"redis://127.0.0.1:{free_port()}/0") as servers:
+        outages["refused"] = measure(servers, 32, options.rounds, options.seconds)[SERVICE]
+    with black_hole() as address, rivals(python, [SERVICE], address) as servers:
+        outages["black-holed"] = measure(servers, 32, options.rounds, options.seconds)[SERVICE]
+
+    print(f"Measured on {machine()}, {options.rounds} rounds of {options.seconds:g} s each; medians.\n")
+    print(comparison(results) + "\n")
+    rows = [
+        [name, f"{load.rate:,.0f}", f"{load.p50:.1f}", f"{load.p99:.1f}", f"{load.rate / outages['up'].rate:.2f}"]
+        for name, load in outages.items()
+    ]
+    print(table([f"{SERVICE}, 32 connections, Redis", "requests/s", "p50 ms", "p99 ms", "times up"], rows) + "\n")
+    for name, found in sizes.items():
+        print(f"Memory of a worker, {name}: {statistics.mean(found) / 2**20:.0f} MiB")
+    print(f"From start to the first page: {service:.2f} s, {service / imports:.2f} times importing Flask and redis-py")
+    options.svg.write_text(plot(results, f"wrk on loopback, {machine()}"), encoding="utf-8")
+    say(f"drew {options.svg}")
+    return 0
+
+
+if __name__ == "__main__":
+    start(main)
