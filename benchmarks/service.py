@@ -264,7 +264,7 @@ def machine() -> str:
 def main(argv: Sequence[str]) -> int:
     """Measure, print, draw."""
     arguments = parser(__doc__)
-    arguments.add_argument("--seconds", type=float, default=3, help="how long each load lasts (default: %(default)s)")
+    arguments.add_argument("--seconds", type=int, default=3, help="how long each load lasts (default: %(default)s)")
     arguments.add_argument("--rounds", type=int, default=3, help="how often each is repeated (default: %(default)s)")
     arguments.add_argument("--svg", type=Path, default=ROOT / "benchmarks/service.svg", help="where to draw")
     options = arguments.parse_args(argv)
