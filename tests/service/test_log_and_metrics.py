@@ -59,6 +59,15 @@ def test_an_exception_is_one_line_with_the_requests_id() -> None:
     assert "ValueError: no" in entry["error"]
 
 
+@pytest.fixture
+def loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn's and the service's loggers, as they were again after the test."""
+    for name in ("gunicorn.error", "gunicorn.access", "friendlyhello"):
+        for attribute, value in (("handlers", []), ("propagate", True), ("level", logging.NOTSET)):
+            monkeypatch.setattr(logging.getLogger(name), attribute, value)
+
+
+@pytest.mark.usefixtures("loggers")
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_person_on_a_terminal_gets_plain_lines(
     terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -83,6 +92,7 @@ def test_a_person_on_a_terminal_gets_plain_lines(
         assert json.loads(err)["message"] == "something\x1b happened"
 
 
+@pytest.mark.usefixtures("loggers")
 def test_requests_are_not_logged_where_that_is_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
     """gunicorn's own --access-logfile, naming a file, takes them away from standard output."""
     logger = Logger(GunicornConfig())

@@ -134,8 +134,11 @@ def test_a_killed_worker_is_replaced_and_no_visit_is_counted_twice(service: Serv
 
 
 @pytest.mark.parametrize("clients", [200, pytest.param(1000, marks=pytest.mark.full)])
-def test_slow_clients_do_not_slow_the_others(service: Service, clients: int) -> None:
+def test_slow_clients_do_not_slow_the_others(
+    redis_server: RedisServer, serve: Callable[..., Service], clients: int
+) -> None:
     """While many clients send their headers a byte at a time, a normal one is served at once; they are let go."""
+    service = serve("--keep-alive", "2", REDIS_URL=redis_server.url)
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", service.port))) for _ in range(clients)]
         for client in slow:
