@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
     yield start
     for service in services:
-        service.stop()
+        service.stop(signal.SIGINT)
 
 
 @pytest.fixture

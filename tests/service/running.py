@@ -141,10 +141,10 @@ class Service:
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
-    def stop(self) -> int:
-        """Send SIGTERM and return the exit code."""
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code. SIGINT does not wait for what is in flight."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(with_signal)
         try:
             return self.process.wait(15)
         except subprocess.TimeoutExpired:
