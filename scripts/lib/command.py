@@ -83,7 +83,7 @@ def run(
         )
     except FileNotFoundError as error:
         # A missing working folder raises the same error as a missing program.
-        missing = error.filename or command[0]
+        missing = str(error.filename or command[0])
         raise Failure(f"cannot run {shown(command)!r}: no such file or program {missing!r}") from error
     except PermissionError as error:
         raise Failure(f"cannot run {shown(command)!r}: {error.strerror}") from error

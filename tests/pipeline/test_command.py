@@ -1,0 +1,189 @@
+"""Running commands, saying what happens, failing in one sentence."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib import command
+from lib.command import Failure, UsageError, add_summary, annotate, last_line, run, set_output, stage, start, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+EVERY_FILE = sorted((ROOT / "scripts").rglob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_answers_help_from_any_folder(script: Path, tmp_path: Path) -> None:
+    """--help is the script's own docstring, wherever it is asked for."""
+    done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    docstring = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
+    assert docstring.splitlines()[0] in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_usage_mistake_is_exit_2(script: Path) -> None:
+    """An option that does not exist ends in a sentence."""
+    done = subprocess.run([sys.executable, str(script), "--no-such-option"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("file", EVERY_FILE, ids=lambda path: path.name)
+def test_an_old_python_can_read_the_scripts(file: Path) -> None:
+    """Python 3.8 gets as far as the sentence that says that 3.11 is needed."""
+    ast.parse(file.read_text("utf-8"), feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("file", EVERY_FILE, ids=lambda path: path.name)
+def test_scripts_import_the_standard_library_and_each_other(file: Path) -> None:
+    """They start on a bare runner."""
+    own = {path.stem for path in SCRIPTS} | {"lib"}
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            assert name.partition(".")[0] in sys.stdlib_module_names | own
+
+
+def test_an_old_python_is_told_so() -> None:
+    """One sentence, and which Python is needed."""
+    program = (
+        "import sys, collections; v = collections.namedtuple('v', 'major minor')(3, 10);"
+        f"sys.version_info = v; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import lib"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: these scripts need Python 3.11 or newer and this is 3.10")
+
+
+def test_run_quotes_what_failed() -> None:
+    """The command and the last line that it wrote."""
+    with pytest.raises(Failure) as caught:
+        run(["sh", "-c", "echo one >&2; echo two >&2; exit 3"])
+    assert str(caught.value) == "exit 3 from sh -c 'echo one >&2; echo two >&2; exit 3': two"
+
+
+def test_run_says_what_it_could_not_run(tmp_path: Path) -> None:
+    """A missing program, a file that is none, a missing folder, too much time."""
+    with pytest.raises(Failure, match="no such file or program 'no-such-program'"):
+        run(["no-such-program"])
+    with pytest.raises(Failure, match="Permission denied"):
+        run([str(tmp_path)])
+    with pytest.raises(Failure, match="no such file or program"):
+        run(["true"], cwd=tmp_path / "missing")
+    with pytest.raises(Failure, match=r"no end after 0\.01 s"):
+        run(["sleep", "5"], timeout=0.01)
+
+
+def test_run_hands_on_environment_and_input(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is added to the environment, what is written to the command, and where its output goes."""
+    assert run(["sh", "-c", 'echo "$A"; cat'], env={"A": "b"}, stdin="c").stdout == "b\nc"
+    run(["echo", "two words"], show=True, passthrough=True)
+    assert capfd.readouterr() == ("", "$ echo 'two words'\ntwo words\n")
+
+
+def test_last_line_leaves_the_help_out() -> None:
+    """Docker's pointer to its help is no reason."""
+    said = "docker: it is broken\n\nRun 'docker run --help' for more information\n"
+    assert last_line(subprocess.CompletedProcess([], 1, "", said)) == ": docker: it is broken"
+    assert last_line(subprocess.CompletedProcess([], 1, "out\n", "")) == ": out"
+    assert last_line(subprocess.CompletedProcess([], 1, "", "")) == ""
+
+
+def test_wait_until_gives_up() -> None:
+    """It names what it waited for."""
+    with pytest.raises(Failure, match=r"waited 0\.02 s for Godot"):
+        wait_until(lambda: False, seconds=0.02, what="Godot", every=0.01)
+
+
+def test_stages_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each stage leaves its name, its seconds and whether it ended well."""
+    monkeypatch.setattr(command, "STATE", tmp_path / "build")
+    monkeypatch.setattr(command.Progress, "total", 2)
+    monkeypatch.setattr(command.Progress, "begun", 0)
+    with stage("Build"):
+        pass
+    with pytest.raises(Failure), stage("Push"):
+        raise Failure("no")
+    lines = [json.loads(line) for line in (tmp_path / "build/stages.jsonl").read_text("utf-8").splitlines()]
+    assert [(line["name"], line["ok"]) for line in lines] == [("Build", True), ("Push", False)]
+    assert "[1/2] Build ..." in capsys.readouterr().err
+
+
+def test_outputs_and_summaries_go_where_github_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written where they are set; a line break cannot add an output of its own."""
+    monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    set_output("digest", "nowhere")
+    add_summary("nowhere")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    set_output("digest", "d")
+    add_summary("# Title")
+    assert (tmp_path / "output").read_text("utf-8") == "digest=d\n"
+    assert (tmp_path / "summary").read_text("utf-8") == "# Title\n\n"
+    with pytest.raises(Failure, match="line break"):
+        set_output("digest", "d\nother=1")
+
+
+def test_annotations_are_escaped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A message cannot start a command of its own."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    annotate("error", "50%\n::warning::x")
+    assert capsys.readouterr().out == "::error::50%25%0A::warning::x\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (Failure("it broke"), 1, "error: it broke"),
+        (UsageError("no such thing"), 2, "error: no such thing"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_how_a_script_ends(
+    raised: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure is 1, a usage mistake 2, Ctrl-C 130; each is one sentence."""
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+
+    def main(_argv: object) -> int:
+        raise raised
+
+    with pytest.raises(SystemExit) as ended:
+        start(main)
+    assert ended.value.code == status
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_sigterm_and_a_closed_pipe_end_a_script() -> None:
+    """SIGTERM runs the clean-up; a reader that leaves is no error."""
+    begin = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); from lib.command import start\n"
+    terminated = begin + (
+        "import os, signal\ndef main(argv):\n  try: os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
+        "  finally: print('cleaned up')\nstart(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", terminated], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "cleaned up\n")
+    piped = begin + "def main(argv):\n  while True: print('x' * 9999)\nstart(main)"
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" | head -c 1', sys.executable, piped], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("x", "")
+
+
+def test_a_script_runs_with_no_home_of_its_own(tmp_path: Path) -> None:
+    """An engine that is not there is a sentence with the next command, not a traceback."""
+    env = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
+    done = subprocess.run([sys.executable, str(ROOT / "scripts/engine.py")], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no Docker Engine answers (")
+    assert "--setup" in done.stderr
