@@ -43,8 +43,9 @@ accesslog = "-"
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Let a worker stop while it starts: until gunicorn handles SIGTERM in it, a copy of the master would."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Let a worker stop while it starts: until gunicorn handles these signals in it, a copy of the master would."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 if _config.metrics_port:

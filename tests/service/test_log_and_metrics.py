@@ -134,7 +134,10 @@ def test_metrics_add_up_over_workers_and_survive_them(
     ask(port, method="BREW")
     killed, _ = service.workers()
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: len(service.workers()) == 2 and service.every_worker_answers(), what="the new worker")
+    wait_until(
+        lambda: killed not in service.workers() and len(service.workers()) == 2 and service.every_worker_answers(),
+        what="the new worker",
+    )
     samples = wait_until(
         lambda: (found := numbers(ask(metrics_port).text))["friendlyhello_redis_up"] == 1 and found, what="Redis"
     )

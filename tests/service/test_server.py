@@ -93,6 +93,15 @@ def test_a_server_that_is_told_to_stop_finishes_what_is_in_flight(
     assert time.monotonic() - start < 5
 
 
+def test_a_server_that_is_told_to_stop_while_a_worker_starts_is_gone_in_seconds(service: Service) -> None:
+    """A worker that was killed has just been replaced, and the new one does not know its signals yet."""
+    killed, _ = service.workers()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: killed not in service.workers() and len(service.workers()) == 2, what="a new worker")
+
+    assert seconds(service.stop) < 5
+
+
 def test_a_client_that_stays_connected_does_not_hold_up_the_stop(service: Service) -> None:
     """An idle connection is given five seconds at most, which is below the ten of `docker stop`."""
     with socket.create_connection(("127.0.0.1", service.port)) as idle:
