@@ -1,0 +1,195 @@
+"""Which image, which revision, which version: every input is hostile until it was checked."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.command import Failure, UsageError
+from lib.names import (
+    ImageName,
+    Version,
+    check_digest,
+    check_sha,
+    check_tag,
+    image_name,
+    parse_version,
+    public_url,
+    repository_name,
+    source,
+)
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+DIGEST = "sha256:" + "a" * 64
+numbers = st.integers(0, 10**8)
+identifiers = st.one_of(numbers.map(str), st.from_regex(r"[0-9]*[a-zA-Z-][0-9a-zA-Z-]*", fullmatch=True))
+versions = st.builds(Version, numbers, numbers, numbers, st.lists(identifiers, max_size=4).map(".".join))
+
+
+@pytest.mark.parametrize(
+    ("env", "repository", "expected"),
+    [
+        ({"DOCKERHUB_USERNAME": "me"}, "Hello-World", "me/hello-world"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "page"}, "Hello", "me/page"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "ghcr.io"}, "hello", "ghcr.io/me/hello"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "localhost:5000/"}, "hello", "localhost:5000/me/hello"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "docker.io"}, "hello", "me/hello"),
+        ({"DOCKERHUB_USERNAME": "team/sub", "REGISTRY": "ghcr.io"}, "hello", "ghcr.io/team/sub/hello"),
+    ],
+)
+def test_image_name(env: dict[str, str], repository: str, expected: str) -> None:
+    """The variables say where an image goes; the Git repository names it."""
+    assert str(image_name(env, repository)) == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "variable", "value"),
+    [
+        ({"DOCKERHUB_USERNAME": "Me"}, "DOCKERHUB_USERNAME", "'Me'"),
+        ({"DOCKERHUB_USERNAME": ""}, "DOCKERHUB_USERNAME", "''"),
+        ({"DOCKERHUB_USERNAME": "me; rm -rf /"}, "DOCKERHUB_USERNAME", "'me; rm -rf /'"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "a b"}, "IMAGE_REPOSITORY", "'a b'"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "a;rm"}, "IMAGE_REPOSITORY", "'a;rm'"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "a\n"}, "IMAGE_REPOSITORY", r"'a\n'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "https://ghcr.io"}, "REGISTRY", "'https://ghcr.io'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "registry"}, "REGISTRY", "'registry'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "a.b/c"}, "REGISTRY", "'a.b/c'"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_its_value(env: dict[str, str], variable: str, value: str) -> None:
+    """What is set wrongly is one sentence that says which variable and what is in it."""
+    with pytest.raises(UsageError) as caught:
+        image_name(env, "hello")
+    assert str(caught.value).startswith(f"{variable} is {value}")
+
+
+def test_a_repository_that_names_no_image_says_what_to_set() -> None:
+    """A Git repository may be called what no image can be."""
+    with pytest.raises(UsageError, match="set IMAGE_REPOSITORY"):
+        image_name({"DOCKERHUB_USERNAME": "me"}, "_hello_")
+
+
+@pytest.mark.parametrize("registry", ["localhost:5000", "127.0.0.1:5000"])
+def test_only_this_machine_is_local(registry: str) -> None:
+    """Stand-ins may go to a registry on this machine and nowhere else."""
+    assert ImageName(registry, "me", "hello").is_local
+    assert not ImageName(f"{registry.partition(':')[0]}.example.com", "me", "hello").is_local
+    assert not ImageName("", "localhost", "hello").is_local
+
+
+@pytest.mark.parametrize("sha", [SHA[:39], SHA + "0", SHA.upper(), "", f"{SHA}\n", "main"])
+def test_a_sha_is_forty_digits(sha: str) -> None:
+    """A short commit id, or a branch, is none."""
+    assert check_sha(SHA) == SHA
+    with pytest.raises(UsageError, match="40 digits"):
+        check_sha(sha)
+
+
+@pytest.mark.parametrize("digest", ["a" * 64, "sha256:" + "a" * 63, "sha512:" + "a" * 64, DIGEST + "\n", ""])
+def test_a_digest_is_sha256(digest: str) -> None:
+    """Half a digest is none."""
+    assert check_digest(DIGEST) == DIGEST
+    with pytest.raises(UsageError, match="not a digest"):
+        check_digest(digest)
+
+
+@pytest.mark.parametrize("tag", ["", ".a", "-a", "a b", "a/b", "a:b", "a" * 129, "ä", "a\n"])
+def test_a_tag_is_what_registries_take(tag: str) -> None:
+    """What a registry would refuse is refused before it is asked."""
+    assert check_tag("1.2.3-rc.1_x") == "1.2.3-rc.1_x"
+    with pytest.raises(UsageError, match="is not a tag"):
+        check_tag(tag)
+
+
+@pytest.mark.parametrize(
+    "text", ["1.2", "v1.2.3", "1.2.3.4", "01.2.3", "1.2.3-", "1.2.3-01", "1.2.3+build", "", "1.2.3\n"]
+)
+def test_a_version_is_semver(text: str) -> None:
+    """What is no semantic version, or cannot be a tag, is refused."""
+    with pytest.raises(UsageError, match="is not a version"):
+        parse_version(text)
+
+
+def test_versions_are_ordered_as_semver_orders_them() -> None:
+    """The example of https://semver.org, rule 11, and numbers above nine."""
+    ordered = (
+        "1.0.0-alpha 1.0.0-alpha.1 1.0.0-alpha.beta 1.0.0-beta 1.0.0-beta.2 1.0.0-beta.11 1.0.0-rc.1 1.0.0 1.9.0 1.10.0"
+    )
+    parsed = [parse_version(text) for text in ordered.split()]
+    assert sorted(parsed[::-1]) == parsed
+
+
+@given(versions)
+def test_a_version_survives_being_written(version: Version) -> None:
+    """Writing and reading a version changes nothing, unless its identifiers are no valid ones."""
+    try:
+        assert parse_version(str(version)) == version
+    except UsageError:
+        assert any(part.isdigit() and part != "0" and part.startswith("0") for part in version.pre.split("."))
+
+
+@given(versions, versions, versions)
+def test_the_order_of_versions_is_an_order(one: Version, two: Version, three: Version) -> None:
+    """Of two versions one is higher or they are the same, and it carries over."""
+    assert (one < two) + (one == two) + (two < one) == 1
+    if one < two < three:
+        assert one < three
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
+    """No input ends in a traceback, and what passes holds nothing that a shell or a URL could trip over."""
+    for check in (check_tag, check_sha, check_digest, lambda text: str(parse_version(text))):
+        try:
+            assert not set(check(text)) & set(" ;&|$`'\"\\\n/@")
+        except UsageError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("remote", "name", "url"),
+    [
+        ("https://github.com/me/Hello.git", "Hello", "https://github.com/me/Hello"),
+        ("https://me:secret@github.com/me/hello", "hello", "https://github.com/me/hello"),
+        ("git@github.com:me/hello.git", "hello", "https://github.com/me/hello"),
+        ("ssh://git@example.com:2222/me/hello", "hello", "https://example.com/me/hello"),
+        ("/srv/git/hello", "hello", ""),
+        ("", "", ""),
+    ],
+)
+def test_remotes(remote: str, name: str, url: str) -> None:
+    """A remote's address becomes a page's, and loses a password on the way."""
+    assert (repository_name(remote), public_url(remote)) == (name, url)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    """Run git in a folder, as somebody."""
+    subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_source(tmp_path: Path) -> None:
+    """A commit is what it is; changes that are in no commit are marked."""
+    git(tmp_path, "init", "-q")
+    with pytest.raises(Failure, match="no commit yet"):
+        source(tmp_path, {})
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "one")
+    clean = source(tmp_path, {})
+    assert (clean.revision, clean.repository, clean.url) == (clean.sha, tmp_path.name, "")
+    (tmp_path / "file").touch()
+    assert source(tmp_path, {}).revision == f"{clean.sha}-dirty"
+    assert source(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).url == "https://github.com/me/Hello"
+    assert source(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).repository == "Hello"
+
+
+def test_no_repository_says_what_to_do(tmp_path: Path) -> None:
+    """Unpacked from an archive, the project says why it needs Git."""
+    with pytest.raises(Failure, match=r"is not a Git repository .* run git init"):
+        source(tmp_path, {})
