@@ -74,7 +74,7 @@ class Visitors:
                 if streams is None:
                     streams = await asyncio.wait_for(asyncio.open_connection(self.host, self.port), LONGEST_WAIT)
                 status, headers, body = await asyncio.wait_for(self.ask(*streams), LONGEST_WAIT)
-            except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
+            except (TimeoutError, OSError, EOFError, ValueError) as error:
                 self.fail(type(error).__name__ + (f": {error}" if str(error) else ""))
                 if streams:
                     streams[1].close()
