@@ -120,7 +120,8 @@ def test_versions_are_ordered_as_semver_orders_them() -> None:
         "1.0.0-alpha 1.0.0-alpha.1 1.0.0-alpha.beta 1.0.0-beta 1.0.0-beta.2 1.0.0-beta.11 1.0.0-rc.1 1.0.0 1.9.0 1.10.0"
     )
     parsed = [parse_version(text) for text in ordered.split()]
-    assert sorted(parsed[::-1]) == parsed
+    shuffled = parsed[::-1]
+    assert sorted(shuffled) == parsed
 
 
 @given(versions)

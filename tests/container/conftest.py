@@ -1,0 +1,124 @@
+"""A real engine, and one image built for all these tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+import build_image
+import engine
+from conftest import need
+from lib.command import run
+from lib.daemon import Daemon
+from lib.names import source
+from lib.registry import LocalImage
+from lib.standin import start_registry
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFIX = f"friendlyhello-test-{os.getpid()}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engine() -> None:
+    """There is an engine that can run the pipeline."""
+    need(not engine.problems(engine.look()), "a Docker Engine that can run the pipeline")
+
+
+@pytest.fixture(scope="session")
+def image(_engine: None) -> Iterator[LocalImage]:
+    """The image of this work tree, for both platforms, under a name of the tests' own."""
+    yield build_image.build(f"{PREFIX}:good", engine.PLATFORMS, source())
+    run(["docker", "image", "rm", "--force", f"{PREFIX}:good"], check=False)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on; 4000 belongs to whoever runs the tests."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def broken(image: LocalImage) -> Iterator[Callable[[str], str]]:
+    """Build the good image with some lines of a Dockerfile more, and return its name."""
+    name = f"{PREFIX}:broken"
+
+    def build(lines: str) -> str:
+        dockerfile = f"FROM {image.reference}\n{lines}\n"
+        context = BytesIO()
+        with tarfile.open(fileobj=context, mode="w") as archive:
+            entry = tarfile.TarInfo("Dockerfile")
+            entry.size = len(dockerfile.encode())
+            archive.addfile(entry, BytesIO(dockerfile.encode()))
+        command = ["docker", "buildx", "build", "--builder", "default", "--load", "--quiet", "--tag", name, "-"]
+        done = subprocess.run(command, input=context.getvalue(), capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        return name
+
+    yield build
+    run(["docker", "image", "rm", "--force", name], check=False)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, free_port: int) -> Iterator[int]:
+    """The port of a real, empty registry on localhost."""
+    daemon = Daemon("registry", tmp_path)
+    start_registry(daemon, tmp_path, free_port)
+    yield free_port
+    daemon.stop()
+
+
+@pytest.fixture
+def failing(registry: int) -> Iterator[Callable[[int], int]]:
+    """Start a way to the registry that answers its first N writes with 500, and return its port."""
+    left = [0]
+
+    class Way(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.command in ("POST", "PUT", "PATCH") and left[0] > 0:
+                left[0] -= 1
+                self.answer(500, {}, b"out of order")
+                return
+            connection = HTTPConnection("127.0.0.1", registry)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            self.answer(response.status, dict(response.headers), response.read())
+
+        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            length = headers.pop("Content-Length", str(len(body)))
+            headers.pop("Transfer-Encoding", None)
+            for name, value in {**headers, "Content-Length": length}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = forward  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Way)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def start(failures: int) -> int:
+        left[0] = failures
+        return int(server.server_address[1])
+
+    yield start
+    server.shutdown()
+    server.server_close()

@@ -1,0 +1,168 @@
+"""Publishing what was tested, to a real registry: once, whole, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pipeline
+import push_image
+from lib import registry as registries
+from lib.command import Failure, run
+from lib.daemon import Daemon
+from lib.names import ImageName, Source, source
+from lib.registry import LocalImage, index_of, local_image
+from lib.standin import start_registry
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def commit(image: LocalImage) -> Source:
+    """The commit that the image was built from."""
+    return source()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again without a pause."""
+    monkeypatch.setattr(registries.time, "sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def target(registry: int) -> Iterator[ImageName]:
+    """An image on a registry on localhost; its local tags go with it."""
+    target = ImageName(f"localhost:{registry}", "me", "hello")
+    yield target
+    remove(target)
+
+
+def remove(target: ImageName) -> None:
+    """Remove the tags that pushing left in the engine."""
+    tags = run(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", str(target)]).stdout.split()
+    if tags:
+        run(["docker", "image", "rm", "--force", *tags])
+
+
+def test_pushed_as_tested(image: LocalImage, commit: Source, target: ImageName) -> None:
+    """The registry has the digest that was built, with both platforms and what attests them."""
+    assert push_image.publish(image, target, commit, dry_run=True) == image.digest
+    assert index_of(target.tagged(commit.revision)) is None
+    assert push_image.publish(image, target, commit) == image.digest
+    index = index_of(target.tagged(commit.revision))
+    assert index is not None
+    assert index.digest == image.digest
+    assert set(index.platforms) == {"linux/amd64", "linux/arm64"}
+    assert index.attestations == 2
+    sizes, added = registries.blob_sizes(target.at(image.digest)), pipeline.added_bytes(target.at(image.digest))
+    for platform in index.platforms:
+        assert 0 < added[platform] <= 12_000_000 < sizes[platform]
+
+
+def test_pushed_once(image: LocalImage, commit: Source, target: ImageName, capsys: pytest.CaptureFixture[str]) -> None:
+    """Doing it again pushes nothing."""
+    push_image.publish(image, target, commit)
+    capsys.readouterr()
+    assert push_image.publish(image, target, commit) == image.digest
+    assert "already exists, skipping" in capsys.readouterr().err
+
+
+def test_a_published_commit_keeps_its_image(
+    image: LocalImage, broken: Callable[[str], str], commit: Source, target: ImageName
+) -> None:
+    """Another build of the same commit does not take its place; the first one goes on."""
+    clean = Source(commit.sha, False, commit.date, commit.repository, commit.url)
+    first, second = (
+        local_image(broken(f'LABEL org.opencontainers.image.revision="{commit.sha}" try="{number}"')) for number in "12"
+    )
+    assert first.digest != second.digest
+    run(["docker", "tag", first.digest, target.tagged(commit.sha)])
+    run(push_image.push_command(target.tagged(commit.sha)))
+    assert push_image.publish(second, target, clean) == first.digest
+    index = index_of(target.tagged(commit.sha))
+    assert index is not None
+    assert index.digest == first.digest
+
+
+def test_another_revision_is_refused(image: LocalImage, commit: Source, target: ImageName) -> None:
+    """An image of another commit is not published as this one's."""
+    other = Source("f" * 40, False, commit.date, commit.repository, commit.url)
+    with pytest.raises(Failure, match="was built from .* run python3 scripts/build_image.py first"):
+        push_image.publish(image, target, other)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_registry_that_recovers(image: LocalImage, commit: Source, failing: Callable[[int], int]) -> None:
+    """Two answers of 500 are no end."""
+    target = ImageName(f"localhost:{failing(2)}", "me", "hello")
+    try:
+        assert push_image.publish(image, target, commit) == image.digest
+    finally:
+        remove(target)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_registry_that_stays_down(image: LocalImage, commit: Source, free_port: int) -> None:
+    """A registry that cannot be reached is a sentence, after five tries."""
+    with pytest.raises(Failure, match=r"cannot ask the registry about .* \(tried 5 times\)"):
+        push_image.publish(image, ImageName(f"localhost:{free_port}", "me", "hello"), commit)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_registry_with_a_full_disk(image: LocalImage, commit: Source, tmp_path: Path, free_port: int) -> None:
+    """A push that cannot be stored is red, and the tag is not there."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    data = tmp_path / "data"
+    data.mkdir()
+    run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(data)])
+    daemon = Daemon("registry", tmp_path)
+    try:
+        start_registry(daemon, tmp_path, free_port)
+        target = ImageName(f"localhost:{free_port}", "me", "hello")
+        with pytest.raises(Failure, match=r"cannot push .* \(tried 5 times\)"):
+            push_image.publish(image, target, commit)
+        assert index_of(target.tagged(commit.revision)) is None
+        remove(target)
+    finally:
+        daemon.stop()
+        run(["umount", str(data)])
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"DOCKERHUB_USERNAME": "Me"}, "error: DOCKERHUB_USERNAME is 'Me'"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "a b"}, "error: IMAGE_REPOSITORY is 'a b'"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "a;rm"}, "error: IMAGE_REPOSITORY is 'a;rm'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "https://x"}, "error: REGISTRY is 'https://x'"),
+    ],
+)
+def test_what_is_set_wrongly_is_one_sentence(image: LocalImage, env: dict[str, str], says: str) -> None:
+    """The variable and its value, exit 2, no traceback."""
+    command = [sys.executable, str(ROOT / "scripts/push_image.py"), "--image", image.reference]
+    clean = {name: value for name, value in os.environ.items() if name not in ("REGISTRY", "IMAGE_REPOSITORY")}
+    done = subprocess.run(command, env={**clean, **env}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(says)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_stand_in_stays_here(image: LocalImage, commit: Source) -> None:
+    """An image on a stand-in base goes to no registry but one on localhost; a real one is asked for elsewhere."""
+    stand_in = LocalImage(image.reference, image.digest, {**image.labels, "friendlyhello.stand-in": "true"})
+    with pytest.raises(Failure, match="stand-in"):
+        push_image.publish(stand_in, ImageName("registry.example.com", "me", "hello"), commit)
+
+
+def test_json_of_the_engine_is_the_labels(image: LocalImage) -> None:
+    """Whether an image is a stand-in's is read from its labels, which come from its base."""
+    done = run(["docker", "image", "inspect", "--format", "{{json .Config.Labels}}", image.reference])
+    assert json.loads(done.stdout) == image.labels
+    assert image.stand_in == (image.labels.get("friendlyhello.stand-in") == "true")
