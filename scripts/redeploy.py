@@ -243,7 +243,7 @@ class Deployment:
     def look(self) -> tuple[dict[str, Service], list[Task]]:
         """Return the stack's services and tasks, and say what changed since the last look."""
         found = services(self.settings.stack)
-        tasks = tasks_of([service.name for service in found.values()]) if found else []
+        tasks = tasks_of(found.values())
         for line in changes(self.seen, tasks):
             say(f"  {line}")
         for name, service in found.items():
@@ -256,7 +256,7 @@ class Deployment:
     def settle(self) -> dict[str, Service]:
         """Wait until an update that an interrupted redeploy began has ended; Swarm ends each by itself."""
         deadline = time.monotonic() + self.timeout
-        self.seen = {task.id: task for task in tasks_of([s.name for s in services(self.settings.stack).values()] or [])}
+        self.seen = {task.id: task for task in tasks_of(services(self.settings.stack).values())}
         while True:
             found, _ = self.look()
             if not any(service.update in MOVING for service in found.values()):
@@ -483,7 +483,7 @@ def status(stack: str, host: str) -> str:
     lines = [f"{address}: status {code}, revision {revision}" if code else f"{address}: {revision}"]
     if last:
         lines.append(f"deployed: {last.release.reference}\n          {last.release}, {last.at} by {last.by}")
-    for task in tasks_of([service.name for service in found.values()]):
+    for task in tasks_of(found.values()):
         if task.wanted == "running":
             lines.append(f"{task} (since {task.since})")
     lines += [f"{service.name}: {text}" for service in found.values() if (text := service.update) in FAILED_UPDATE]

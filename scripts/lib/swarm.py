@@ -172,8 +172,11 @@ def services(stack: str) -> dict[str, Service]:
     return {name.removeprefix(f"{stack}_"): service for name, service in parse_services(done.stdout or "[]").items()}
 
 
-def tasks_of(names: Iterable[str]) -> list[Task]:
+def tasks_of(found: Iterable[Service]) -> list[Task]:
     """Return the tasks of services, those of the past included."""
+    names = [service.name for service in found]
+    if not names:
+        return []
     return parse_tasks(docker("service", "ps", "--no-trunc", "--format", "json", *names))
 
 
