@@ -6,10 +6,7 @@ import os
 import socket
 import subprocess
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -77,48 +74,3 @@ def registry(tmp_path: Path, free_port: int) -> Iterator[int]:
     start_registry(daemon, tmp_path, free_port)
     yield free_port
     daemon.stop()
-
-
-@pytest.fixture
-def failing(registry: int) -> Iterator[Callable[[int], int]]:
-    """Start a way to the registry that answers its first N writes with 500, and return its port."""
-    left = [0]
-
-    class Way(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def forward(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if self.command in ("POST", "PUT", "PATCH") and left[0] > 0:
-                left[0] -= 1
-                self.answer(500, {}, b"out of order")
-                return
-            connection = HTTPConnection("127.0.0.1", registry)
-            connection.request(self.command, self.path, body, dict(self.headers))
-            response = connection.getresponse()
-            self.answer(response.status, dict(response.headers), response.read())
-
-        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response(status)
-            length = headers.pop("Content-Length", str(len(body)))
-            headers.pop("Transfer-Encoding", None)
-            for name, value in {**headers, "Content-Length": length}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = forward  # noqa: N815
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Way)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def start(failures: int) -> int:
-        left[0] = failures
-        return int(server.server_address[1])
-
-    yield start
-    server.shutdown()
-    server.server_close()

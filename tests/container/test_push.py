@@ -13,10 +13,11 @@ import pytest
 
 import pipeline
 import push_image
+from front import Front
 from lib import registry as registries
 from lib.command import Failure, run
 from lib.daemon import Daemon
-from lib.names import ImageName, Source, source
+from lib.names import ImageName, Source
 from lib.registry import LocalImage, index_of, local_image
 from lib.standin import start_registry
 
@@ -26,13 +27,14 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def commit(image: LocalImage) -> Source:
     """The commit that the image was built from."""
-    return source()
+    sha, _, dirty = image.revision.partition("-")
+    return Source(sha, bool(dirty), 0, "hello", "")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again without a pause."""
-    monkeypatch.setattr(registries.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("lib.registry.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture
@@ -78,12 +80,12 @@ def test_a_published_commit_keeps_its_image(
 ) -> None:
     """Another build of the same commit does not take its place; the first one goes on."""
     clean = Source(commit.sha, False, commit.date, commit.repository, commit.url)
-    first, second = (
-        local_image(broken(f'LABEL org.opencontainers.image.revision="{commit.sha}" try="{number}"')) for number in "12"
-    )
-    assert first.digest != second.digest
-    run(["docker", "tag", first.digest, target.tagged(commit.sha)])
+    labels = f'LABEL org.opencontainers.image.revision="{commit.sha}" try='
+    first = local_image(broken(labels + "1"))
+    run(["docker", "tag", first.reference, target.tagged(commit.sha)])
     run(push_image.push_command(target.tagged(commit.sha)))
+    second = local_image(broken(labels + "2"))
+    assert first.digest != second.digest
     assert push_image.publish(second, target, clean) == first.digest
     index = index_of(target.tagged(commit.sha))
     assert index is not None
@@ -93,18 +95,21 @@ def test_a_published_commit_keeps_its_image(
 def test_another_revision_is_refused(image: LocalImage, commit: Source, target: ImageName) -> None:
     """An image of another commit is not published as this one's."""
     other = Source("f" * 40, False, commit.date, commit.repository, commit.url)
-    with pytest.raises(Failure, match="was built from .* run python3 scripts/build_image.py first"):
+    with pytest.raises(Failure, match=r"was built from .* run python3 scripts/build_image.py first"):
         push_image.publish(image, target, other)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_registry_that_recovers(image: LocalImage, commit: Source, failing: Callable[[int], int]) -> None:
-    """Two answers of 500 are no end."""
-    target = ImageName(f"localhost:{failing(2)}", "me", "hello")
-    try:
-        assert push_image.publish(image, target, commit) == image.digest
-    finally:
-        remove(target)
+def test_a_registry_that_recovers(image: LocalImage, commit: Source, registry: int) -> None:
+    """Two answers of 503 are no end."""
+    with Front(registry, "") as front:
+        front.writes_to_fail = 2
+        target = ImageName(f"localhost:{front.port}", "me", "hello")
+        try:
+            assert push_image.publish(image, target, commit) == image.digest
+        finally:
+            remove(target)
+    assert front.writes_to_fail == 0
 
 
 @pytest.mark.usefixtures("quick")

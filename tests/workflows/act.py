@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from front import Front
 from lib import registry
 from lib.names import ImageName
 from lib.tags import list_tags
-from workflows.front import Front
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

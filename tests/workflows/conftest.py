@@ -12,10 +12,10 @@ import pytest
 from build_image import IMAGE
 from conftest import need
 from engine import look, problems
+from front import Front
 from lib.command import run
 from lib.daemon import Daemon
 from workflows.act import ACT, PASSWORDS, TOKEN, USERNAME, Scenario, make_project
-from workflows.front import Front
 
 REGISTRY = """version: 0.1
 log: {{level: warn}}
