@@ -57,12 +57,14 @@ def check_requirements(uv: str) -> None:
 
 def lint_commands(bin_: Path) -> dict[str, list[str]]:
     """Return the checks that read the code, by name. `bin_` is where the tools are."""
+    workflows = sorted(str(file.relative_to(ROOT)) for file in (ROOT / ".github/workflows").glob("*.yml"))
     return {
         "ruff": [str(bin_ / "ruff"), "check", "."],
         "ruff format": [str(bin_ / "ruff"), "format", "--check", "--quiet", "."],
         "mypy": [str(bin_ / "mypy"), *CODE],
         "hadolint": [str(bin_ / "hadolint"), "Dockerfile"],
         "shellcheck": [str(bin_ / "shellcheck"), ".ci/run"],
+        "actionlint": [str(bin_ / "actionlint"), "-shellcheck", str(bin_ / "shellcheck"), *workflows],
         "zizmor": [str(bin_ / "zizmor"), "--offline", "--quiet", "--persona=auditor", ".github"],
     }
 
