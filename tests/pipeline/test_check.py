@@ -1,0 +1,107 @@
+"""What check.py runs, and how it says what is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+import check
+from lib.command import Failure, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+UV = str(Path(shutil.which("uv") or ROOT / ".venv/bin/uv"))
+
+
+def test_compile_command() -> None:
+    """The line that a user repeats, and that Dependabot reads from the file."""
+    assert " ".join(check.compile_command("uv", "requirements")) == (
+        "uv pip compile --quiet --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.txt"
+    )
+
+
+def test_pins() -> None:
+    """Comments do not count, so that whoever compiles may say so."""
+    assert check.pins("# by uv\na==1 \\\n    --hash=sha256:x\n    # via b\n\n") == ["a==1", "    --hash=sha256:x"]
+
+
+def test_requirements_are_in_step() -> None:
+    """They are."""
+    check.check_requirements(UV)
+
+
+def test_requirements_out_of_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that was added and not pinned is found, and the sentence has the command."""
+    for name in ("requirements.in", "requirements.txt", "requirements-dev.in", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    with (tmp_path / "requirements.in").open("a", encoding="utf-8") as file:
+        file.write("six\n")
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    with pytest.raises(Failure, match=r"requirements\.txt is out of step .* run uv pip compile"):
+        check.check_requirements(UV)
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_requirements_are_pinned_by_hash_and_have_no_address(name: str) -> None:
+    """Each package has its hashes; where it is downloaded from is each machine's own affair."""
+    text = (ROOT / f"{name}.txt").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+    assert all("==" in line and line.endswith("\\") for line in lines)
+    assert "://" not in text
+
+
+def test_pytest_command() -> None:
+    """Coverage is held to the mark only where nothing is skipped."""
+    python = Path("/v/bin/python")
+    everything = check.pytest_command(python, everything=True)
+    assert everything == [
+        str(python),
+        "-m",
+        "pytest",
+        "--cov",
+        "--cov-report=term",
+        f"--cov-fail-under={check.COVERAGE}",
+    ]
+    assert check.pytest_command(python, everything=False) == everything[:-1]
+    one = check.pytest_command(python, everything=False, tests=["tests/service"])
+    assert one == [str(python), "-m", "pytest", "tests/service"]
+
+
+def test_every_linter_runs() -> None:
+    """One command for each, from the environment's own programs."""
+    commands = check.lint_commands(Path("/v/bin"))
+    assert list(commands) == ["ruff", "ruff format", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor"]
+    assert all(command[0].startswith("/v/bin/") for command in commands.values())
+    assert [part for part in commands["actionlint"] if part.endswith(".yml")] == [
+        ".github/workflows/ci.yml",
+        ".github/workflows/redeploy.yml",
+        ".github/workflows/release.yml",
+    ]
+
+
+def test_an_environment_is_made_once(tmp_path: Path) -> None:
+    """One that was made from today's requirements is used as it is."""
+    requirements = ROOT / "requirements-dev.txt"
+    folder = tmp_path / "venv"
+    folder.mkdir()
+    (folder / "made-from").write_text(hashlib.sha256(requirements.read_bytes()).hexdigest(), "utf-8")
+    assert check.make_environment(folder) == folder / "bin"
+    assert list(folder.iterdir()) == [folder / "made-from"]
+
+
+def test_a_check_that_fails_is_noted(capfd: pytest.CaptureFixture[str]) -> None:
+    """The rest goes on, and at the end all that failed is named."""
+    failed: list[str] = []
+    check.check("good", ["true"], failed)
+    check.check("bad", ["false"], failed)
+    assert failed == ["bad"]
+    assert "error: exit 1 from false" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["3", "2.7", "3.13; rm", "latest"])
+def test_a_python_is_a_version(version: str) -> None:
+    """Anything else is a usage mistake."""
+    with pytest.raises(UsageError, match=r"expected a version such as 3\.13"):
+        check.main(["--python", version])
