@@ -40,7 +40,9 @@ OLDEST_BUILDX = (0, 13)  # the oldest that the digest hand-over was tried with
 RUN = Path("/run/friendlyhello")
 DATA = Path("/var/lib/friendlyhello")
 DAEMON_JSON = Path("/etc/docker/daemon.json")
-SOCKET = Path("/var/run/docker.sock")
+PID_FILES = (Path("/var/run/docker.pid"), Path("/run/docker/containerd/containerd.pid"))
+APT = Path("/etc/apt")
+OS_RELEASE = Path("/etc/os-release")
 DOCKERD = Daemon("dockerd", RUN)
 HUB = Daemon("hub", RUN)
 
@@ -232,7 +234,7 @@ def install_docker() -> None:
             "--setup installs on Debian and Ubuntu only; install Docker (https://docs.docker.com/engine/install/)"
             " and run this again"
         )
-    release = Path("/etc/os-release").read_text("utf-8")
+    release = OS_RELEASE.read_text("utf-8")
     if re.search(r"^ID=ubuntu$", release, re.M):
         apt_install(UBUNTU_PACKAGES)
         return
@@ -241,8 +243,8 @@ def install_docker() -> None:
     policy = run(["apt-cache", "policy", "docker-buildx"], check=False).stdout
     if "Candidate:" not in policy or "Candidate: (none)" in policy:
         sources, preferences = newer_debian(standin.debian_source())
-        Path("/etc/apt/sources.list.d/friendlyhello-trixie.sources").write_text(sources, "utf-8")
-        Path("/etc/apt/preferences.d/friendlyhello-trixie").write_text(preferences, "utf-8")
+        (APT / "sources.list.d/friendlyhello-trixie.sources").write_text(sources, "utf-8")
+        (APT / "preferences.d/friendlyhello-trixie").write_text(preferences, "utf-8")
         run(["apt-get", "update", "-q"])
     apt_install(DEBIAN_PACKAGES)
 
@@ -273,7 +275,7 @@ def start_dockerd() -> None:
     if DOCKERD.pid is not None:
         say("a half-started engine is in the way: stopping it")
         DOCKERD.stop()
-    for stale in (Path("/var/run/docker.pid"), Path("/run/docker/containerd/containerd.pid")):
+    for stale in PID_FILES:
         if stale.exists() and not is_running(stale, ("dockerd", "containerd")):
             stale.unlink()
     DOCKERD.start(["dockerd"], ready=answers, seconds=90)
