@@ -24,6 +24,7 @@ from lib.daemon import Daemon
 
 PORT = 5055
 HOST = f"localhost:{PORT}"
+APT = Path("/etc/apt")
 LABEL = "friendlyhello.stand-in"
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -174,15 +175,15 @@ def has(image: str) -> bool:
 
 def debian_source() -> tuple[str, str]:
     """Return the address and the keyring of the Debian archive that this machine is set up with."""
-    for file in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
+    for file in sorted((APT / "sources.list.d").glob("*.sources")):
         for stanza in re.split(r"\n\s*\n", file.read_text("utf-8", "replace")):
             fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.+)$", stanza, re.M))
             uri = fields.get("URIs", "").split(" ")[0].rstrip("/")
             if uri.endswith("/debian") and "deb" in fields.get("Types", "").split():
                 return uri, fields.get("Signed-By", "")
-    for file in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))):
+    for file in (APT / "sources.list", *sorted((APT / "sources.list.d").glob("*.list"))):
         text = file.read_text("utf-8", "replace") if file.exists() else ""
-        match = re.search(r"^deb\s+(?:\[(?:[^\]]*signed-by=(\S+?))?[^\]]*\]\s+)?(\S+/debian)/?\s", text, re.M)
+        match = re.search(r"^deb\s+(?:\[(?:[^\]]*signed-by=([^\s\]]+))?[^\]]*\]\s+)?(\S+/debian)/?\s", text, re.M)
         if match:
             return match[2], match[1] or ""
     raise Failure("found no Debian archive in /etc/apt; the stand-in for Docker Hub is made from Debian's packages")

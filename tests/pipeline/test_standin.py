@@ -1,0 +1,243 @@
+"""Standing in for Docker Hub: which images, from where, and when."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from conftest import need
+from lib import standin
+from lib.command import Failure
+from lib.daemon import Daemon
+from lib.standin import RECIPES, Recipe
+from programs import Programs
+
+SOURCE = ("http://deb.example.com/debian", "")
+PYTHON = "python:3.13-slim-trixie"
+
+
+def test_every_base_image_of_the_project_has_a_stand_in() -> None:
+    """What the Dockerfile, compose.yaml and the stack start from simply resolves."""
+    root = Path(__file__).resolve().parents[2]
+    named = set(re.findall(r"^FROM (?:--\S+ )?(\S+:\S+)", (root / "Dockerfile").read_text("utf-8"), re.M))
+    for file in (root / "compose.yaml", root / "deploy/stack.yaml"):
+        named |= set(re.findall(r"^ +image: ([a-z]+:[0-9.]+)$", file.read_text("utf-8"), re.M))
+    assert named
+    assert named <= set(RECIPES)
+
+
+def test_registry_config() -> None:
+    """It stores in a folder, listens where it is told, and can delete."""
+    config = json.loads(standin.registry_config("/data", "127.0.0.1:5055"))
+    assert config["storage"] == {"filesystem": {"rootdirectory": "/data"}, "delete": {"enabled": True}}
+    assert config["http"] == {"addr": "127.0.0.1:5055"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "platform"),
+    [("x86_64", "linux/amd64"), ("AMD64", "linux/amd64"), ("aarch64", "linux/arm64"), ("riscv64", "linux/riscv64")],
+)
+def test_host_platform(monkeypatch: pytest.MonkeyPatch, machine: str, platform: str) -> None:
+    """Each system has its own name for the same machine."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert standin.host_platform() == platform
+
+
+@pytest.mark.parametrize(
+    ("answer", "reachable"),
+    [(200, True), (401, True), (429, True), (403, False), (503, False), (None, False)],
+)
+def test_hub_reachable(monkeypatch: pytest.MonkeyPatch, answer: int | None, reachable: bool) -> None:
+    """It is there if it asks who we are, or for patience; a proxy that forbids it is not Docker Hub."""
+
+    def urlopen(url: str, timeout: float) -> io.BytesIO:
+        assert url == "https://registry-1.docker.io/v2/"
+        if answer is None:
+            raise urllib.error.URLError("no route to host")
+        if answer != 200:
+            raise urllib.error.HTTPError(url, answer, "", Message(), None)
+        return io.BytesIO()
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    assert standin.hub_reachable() is reachable
+
+
+def test_debootstrap_command() -> None:
+    """A recipe's packages for another platform, unpacked without running anything of it."""
+    recipe = Recipe(packages=("dash", "caddy"), hooks=("true",))
+    command = standin.debootstrap_command(recipe, "linux/arm64", Path("root.tar"), ("http://d/debian", "/k.gpg"))
+    hooks = [f"--extract-hook={hook}" for hook in (*standin.ACCOUNTS, "true")]
+    assert command == [
+        *("mmdebstrap", "--quiet", "--mode=root", "--variant=extract"),
+        *("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--architectures=arm64", "--include=dash,caddy"),
+        *(*hooks, "--keyring=/k.gpg", "trixie", "root.tar", "http://d/debian"),
+    ]
+    assert not any(
+        "--keyring" in word for word in standin.debootstrap_command(recipe, "linux/amd64", Path("x"), SOURCE)
+    )
+
+
+def test_import_command() -> None:
+    """Each image is marked as a stand-in, and what is built on it inherits the mark."""
+    command = standin.import_command(Recipe(("dash",), changes=('CMD ["sh"]',)), "linux/amd64", Path("root.tar"), "x:1")
+    assert command == [
+        *("docker", "import", "--platform", "linux/amd64", "--change", "LABEL friendlyhello.stand-in=true"),
+        *("--change", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "--change", 'CMD ["sh"]'),
+        *("root.tar", "x:1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {
+                "sources.list.d/debian.sources": "Types: deb deb-src\nURIs: http://d.example/debian/\n"
+                "Signed-By: /k.gpg\n\nTypes: deb\nURIs: http://d.example/debian-security\n"
+            },
+            ("http://d.example/debian", "/k.gpg"),
+        ),
+        (
+            {
+                "sources.list.d/a.sources": "Types: deb-src\nURIs: http://no.example/debian\n",
+                "sources.list.d/b.sources": "Types: deb\nURIs: http://d.example/debian http://other.example/debian\n",
+            },
+            ("http://d.example/debian", ""),
+        ),
+        ({"sources.list": "# main\ndeb http://d.example/debian bookworm main\n"}, ("http://d.example/debian", "")),
+        (
+            {
+                "sources.list": "deb http://d.example/debian-security bookworm-security main\n",
+                "sources.list.d/x.list": "deb [arch=amd64 signed-by=/k.gpg] http://d.example/debian/ bookworm main\n",
+            },
+            ("http://d.example/debian", "/k.gpg"),
+        ),
+    ],
+)
+def test_debian_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: tuple[str, str]
+) -> None:
+    """Where this machine gets its own packages from, in either of apt's two formats."""
+    (tmp_path / "sources.list.d").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    monkeypatch.setattr(standin, "APT", tmp_path)
+    assert standin.debian_source() == expected
+
+
+def test_no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another distribution it says what it looked for."""
+    monkeypatch.setattr(standin, "APT", tmp_path)
+    with pytest.raises(Failure, match="found no Debian archive in /etc/apt"):
+        standin.debian_source()
+
+
+def test_fingerprint() -> None:
+    """A recipe that changes makes another tag, so that the image is made anew."""
+    before = standin.fingerprinted(PYTHON)
+    assert re.fullmatch(r"python:3\.13-slim-trixie-[0-9a-f]{12}", before)
+    assert before == standin.fingerprinted(PYTHON)
+
+
+def test_make(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every platform: unpacked, imported, pushed; then one index under the official name."""
+    programs.add("mmdebstrap", "docker")
+    monkeypatch.setattr(standin, "debian_source", lambda: SOURCE)
+    standin.make(PYTHON, ["linux/amd64", "linux/arm64"])
+    name = f"localhost:5055/library/{PYTHON}"
+    assert [call[1] for call in programs.called("docker")] == ["import", "push", "image"] * 2 + ["buildx"]
+    assert programs.calls[-1] == [
+        *("docker", "buildx", "imagetools", "create", "--tag", name),
+        *("--tag", f"localhost:5055/library/{standin.fingerprinted(PYTHON)}", f"{name}-amd64", f"{name}-arm64"),
+    ]
+
+
+def test_make_for_this_machine_only(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only run here and never built on needs no other platform."""
+    programs.add("mmdebstrap", "docker")
+    monkeypatch.setattr(standin, "debian_source", lambda: SOURCE)
+    standin.make("redis:8", ["linux/amd64", "linux/arm64"])
+    assert len(programs.called("mmdebstrap")) == 1
+
+
+def test_make_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is not there yet, or was made by an older recipe."""
+    made: list[str] = []
+    monkeypatch.setattr(standin, "has", lambda image: image != "redis:8")
+    monkeypatch.setattr(standin, "make", lambda image, _platforms: made.append(image))
+    standin.make_missing(["linux/amd64"])
+    assert made == ["redis:8"]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A registry that has some manifests."""
+
+    manifests: ClassVar[set[str]] = set()
+
+    def do_GET(self) -> None:
+        self.answer(200 if self.path == "/v2/" else 404)
+
+    def do_HEAD(self) -> None:
+        self.answer(200 if self.path in self.manifests and "image.index" in self.headers["Accept"] else 404)
+
+    def answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    """A registry where the stand-in belongs."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        monkeypatch.setattr(standin, "PORT", server.server_port)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield Hub
+        server.shutdown()
+        thread.join()
+
+
+def test_has(hub: type[Hub]) -> None:
+    """An image counts only if it was made by today's recipe."""
+    name, tag = standin.fingerprinted(PYTHON).split(":")
+    hub.manifests.add(f"/v2/library/{name}/manifests/3.13-slim-trixie")
+    assert not standin.has(PYTHON)
+    hub.manifests.add(f"/v2/library/{name}/manifests/{tag}")
+    assert standin.has(PYTHON)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_start_registry(tmp_path: Path) -> None:
+    """Debian's registry answers on its port, and is gone when it is stopped."""
+    need(shutil.which("docker-registry") is not None, "docker-registry")
+    daemon, port = Daemon("registry", tmp_path), free_port()
+    assert not standin.answers(port)
+    try:
+        standin.start_registry(daemon, tmp_path / "registry", port)
+        assert standin.answers(port)
+    finally:
+        daemon.stop()
+    assert not standin.answers(port)
