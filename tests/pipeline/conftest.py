@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import build_image
 import check
 import pipeline
-from lib import command
+from lib import command, registry
 from programs import Programs
 
 
@@ -40,5 +41,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Trying again without waiting; the seconds that it would have waited."""
     pauses: list[float] = []
-    monkeypatch.setattr("lib.registry.time.sleep", pauses.append)
+    # Not time.sleep itself: subprocess sleeps, too.
+    monkeypatch.setattr(registry, "time", SimpleNamespace(sleep=pauses.append))
     return pauses

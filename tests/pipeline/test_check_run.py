@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -30,6 +31,37 @@ def test_requirements_that_contradict_each_other(project: Path, programs: Progra
     programs.add("uv").answer("^uv", err="No solution found\n", status=1)
     with pytest.raises(Failure, match=r"cannot compile requirements.in: No solution found"):
         check.check_requirements("uv")
+
+
+def test_an_environment_is_made_anew(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the requirements change; with every package checked against its hash."""
+    python, folder, calls = tmp_path / "python", tmp_path / "venv", tmp_path / "calls"
+    made = 'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi'
+    python.write_text(f'#!/bin/sh\necho "$0 $*" >> {calls}\n{made}\n', "utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    for text in ("flask==1\n", "flask==1\n", "flask==2\n"):
+        (project / "requirements-dev.txt").write_text(text, "utf-8")
+        check.make_environment(folder)
+    pip = f"{folder}/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes"
+    once = [f"{python} -m venv {folder}", f"{pip} -r {project}/requirements-dev.txt"]
+    assert calls.read_text("utf-8").splitlines() == once * 2
+
+
+def test_an_environment_of_another_python(project: Path, tmp_path: Path, programs: Programs) -> None:
+    """uv, from the checks' own environment, finds that Python or downloads it."""
+    requirements = project / "requirements-dev.txt"
+    own, other = project / ".venv", tmp_path / "other"
+    (own / "bin").mkdir(parents=True)
+    (own / "made-from").write_text(hashlib.sha256(requirements.read_bytes()).hexdigest(), "utf-8")
+    uv = own / "bin/uv"
+    uv.write_text(f'#!/bin/sh\nmkdir -p {other}; echo "$@" >> {tmp_path}/asked\n', "utf-8")
+    uv.chmod(0o755)
+    assert check.make_environment(other, "3.13") == other / "bin"
+    assert (tmp_path / "asked").read_text("utf-8").splitlines() == [
+        f"venv --no-project --python 3.13 {other}",
+        f"pip install --python {other}/bin/python --require-hashes -r {requirements}",
+    ]
 
 
 def test_a_python_without_venv(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
