@@ -28,8 +28,20 @@ COVERAGE = 95  # percent of branches, with nothing skipped
 
 
 def compile_command(uv: str, name: str) -> list[str]:
-    """Return the command that pins NAME.in in NAME.txt, for every Python and platform, with hashes."""
-    compile_ = ["pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
+    """Return the command that pins NAME.in in NAME.txt, for every Python and platform, with hashes.
+
+    Extras are kept: pip refuses `coverage[toml]` where only `coverage` is pinned, once there is a newer one.
+    """
+    compile_ = [
+        "pip",
+        "compile",
+        "--quiet",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--no-strip-extras",
+        "--generate-hashes",
+    ]
     return [uv, *compile_, f"{name}.in", "-o", f"{name}.txt"]
 
 

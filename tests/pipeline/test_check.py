@@ -18,7 +18,8 @@ UV = str(Path(shutil.which("uv") or ROOT / ".venv/bin/uv"))
 def test_compile_command() -> None:
     """The line that a user repeats, and that Dependabot reads from the file."""
     assert " ".join(check.compile_command("uv", "requirements")) == (
-        "uv pip compile --quiet --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.txt"
+        "uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes"
+        " requirements.in -o requirements.txt"
     )
 
 
