@@ -72,9 +72,12 @@ def test_a_run_cleans_up_after_itself(docker: Programs) -> None:
 def test_a_second_ctrl_c_does_not_stop_the_cleaning_up(docker: Programs) -> None:
     """Whoever is impatient leaves nothing behind either."""
     before = signal.getsignal(signal.SIGINT)
-    with containers.cleaned_up():
-        asked = docker.folder / "asked"
-        (docker.bin / "docker").write_text(f'#!/bin/sh\nkill -INT $PPID; echo "$1" >> {asked}\n', "utf-8")
+    asked = docker.folder / "asked"
+    try:
+        with containers.cleaned_up():
+            (docker.bin / "docker").write_text(f'#!/bin/sh\nkill -INT $PPID; echo "$1" >> {asked}\n', "utf-8")
+    except KeyboardInterrupt:
+        pytest.fail("the cleaning up was interrupted")
     assert asked.read_text("utf-8").split() == ["container", "network", "volume"]
     assert signal.getsignal(signal.SIGINT) == before
 

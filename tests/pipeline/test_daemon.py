@@ -42,10 +42,13 @@ def test_what_a_daemon_writes_is_kept(daemon: Daemon) -> None:
 def test_a_pid_file_of_a_stranger_is_stale(daemon: Daemon) -> None:
     """After a reboot the PID may be somebody else's: that one is left alone."""
     daemon.folder.mkdir()
-    stranger = os.getpid()
-    (daemon.folder / "worker.pid").write_text(f"{stranger} {(started_at(stranger) or 0) + 1}\n", "utf-8")
-    assert daemon.pid is None
-    assert daemon.stop() is False
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        began = started_at(stranger.pid) or 0
+        (daemon.folder / "worker.pid").write_text(f"{stranger.pid} {began + 1}\n", "utf-8")
+        assert daemon.pid is None
+        assert daemon.stop() is False
+        assert started_at(stranger.pid) == began
+        stranger.kill()
     assert not (daemon.folder / "worker.pid").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from programs import Programs
 
 NAME = "localhost:5000/octo/hello"
 AMD, ARM, PROOF = (f"sha256:{letter * 64}" for letter in "abc")
-CONTENT = {
+CONTENT: dict[str, Any] = {
     "manifests": [
         {"digest": AMD, "platform": {"os": "linux", "architecture": "amd64"}},
         {"digest": ARM, "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}},
@@ -39,6 +40,8 @@ def test_index() -> None:
     assert index.platforms == {"linux/amd64": AMD, "linux/arm64": ARM}
     assert index.attestations == 1
     assert Index(AMD, {}).platforms == {}
+    proof = {**CONTENT["manifests"][2], "platform": {"os": "linux", "architecture": "amd64"}}
+    assert Index(AMD, {"manifests": [proof]}).platforms == {}
     assert registry.missing_platforms(index, ["linux/s390x", "linux/arm64"]) == ["linux/s390x"]
 
 
