@@ -231,10 +231,15 @@ class SmokeTest:
             response = self.next_visit(visits)
             visits = visits_in(response)
             check_page(response, hostname, str(visits))
-        wait_until(
-            lambda: self.get("/readyz", fail=False, show=False).status == 200, seconds=20, what="/readyz to be 200"
-        )
-        check_ready(self.get("/readyz"), 200)
+        say(f"$ {shown(curl_command(self.port, '/readyz'))}  # the same")
+        answers: list[Response] = []
+
+        def ready() -> bool:
+            answers.append(self.get("/readyz", fail=False, show=False))
+            return answers[-1].status == 200
+
+        wait_until(ready, seconds=COUNT_SECONDS, what="/readyz to answer 200")
+        check_ready(answers[-1], 200)
         say("ok: visits count up, one at a time, as soon as there is a Redis")
 
     def next_visit(self, last: int | None) -> Response:

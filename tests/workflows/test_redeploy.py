@@ -88,3 +88,24 @@ def test_deploy_on_release(scenario: Scenario, tag: str, deployed: bool) -> None
     assert (scenario.folder / "handed").exists() == deployed
     if deployed:
         assert handed(scenario)["arguments"] == ["--", "1.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("9.9.9", "9.9.9 in the registry"),
+        ("sha256:" + "0" * 64, "sha256:000"),
+        ("$(touch executed)", "'$(touch executed)' is not a tag"),
+        ("'; touch executed; '", "is not a tag"),
+        ("a\ntouch executed", "is not a tag"),
+        ("🚀", "'🚀' is not a tag"),
+        ("--help", "'--help' is not a tag"),
+    ],
+)
+def test_what_cannot_be_deployed(scenario: Scenario, version: str, says: str) -> None:
+    """What is not there, and what is no version, is red in one sentence; nothing is executed or deployed."""
+    run = redeploy(scenario, version)
+    assert (run.exit, run.jobs) == (1, {"redeploy": "failure"})
+    assert any(says in error for error in run.errors)
+    assert "Traceback" not in run.output
+    assert not list(scenario.folder.rglob("executed"))
