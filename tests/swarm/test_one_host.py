@@ -25,6 +25,7 @@ from lib.daemon import Daemon
 from lib.names import git, source
 from lib.registry import index_of
 from lib.standin import host_platform, start_registry
+from prepare_host import authorized
 from swarm.own_engine import OwnEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,6 +269,56 @@ def test_a_killed_container(at_first: Host) -> None:
             what="the replica to be replaced",
         )
     load.check()
+
+
+def make_key(file: Path) -> str:
+    """Make a key pair and return its public half."""
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)])
+    return file.with_suffix(".pub").read_text("utf-8").strip()
+
+
+def test_over_ssh(at_first: Host, tmp_path: Path) -> None:
+    """DEPLOY_HOST is reached by its known key only, with a key that can do nothing but deploy."""
+    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+    need(Path(sshd).exists(), "sshd")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    tmp_path.chmod(0o700)
+    key, host_key, other = (make_key(tmp_path / name) for name in ("key", "host", "other"))
+    dial = f"docker --host {at_first.own.env['DOCKER_HOST']} system dial-stdio"
+    (tmp_path / "authorized").write_text(authorized("", key).replace("docker system dial-stdio", dial), "utf-8")
+    (tmp_path / "config").write_text(
+        f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\nStrictModes no\nUsePAM no\n"
+        f"PermitRootLogin prohibit-password\nPidFile none\nListenAddress {at_first.own.address}:2222\n",
+        "utf-8",
+    )
+    enter = ["nsenter", f"--net=/var/run/netns/{at_first.own.namespace}"]
+    daemon = Daemon("sshd", tmp_path)
+    where = {
+        "DEPLOY_HOST": f"root@{at_first.own.address}:2222",
+        "DEPLOY_SSH_KEY": (tmp_path / "key").read_text("utf-8"),
+    }
+    known = f"[{at_first.own.address}]:2222 "
+
+    def status(public_key: str) -> subprocess.CompletedProcess[str]:
+        env = {**at_first.environment(), **where, "DEPLOY_KNOWN_HOSTS": known + public_key}
+        del env["DOCKER_HOST"]
+        command = [sys.executable, str(ROOT / "scripts/redeploy.py"), "--status"]
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    scan = ["ssh-keyscan", "-p", "2222", at_first.own.address]
+    try:
+        daemon.start(
+            [*enter, sshd, "-D", "-e", "-f", str(tmp_path / "config")],
+            ready=lambda: "ssh-ed25519" in run(scan, check=False).stdout,
+            seconds=20,
+        )
+        right, wrong = status(host_key), status(other)
+    finally:
+        daemon.stop()
+    assert right.returncode == 0, right.stderr
+    assert at_first.digest("1.0.0") in right.stdout
+    assert wrong.returncode == 1
+    assert "its host key is not the known one: nothing was sent" in wrong.stderr
 
 
 def test_a_redeploy_that_is_killed_is_finished_by_the_next(at_first: Host) -> None:
