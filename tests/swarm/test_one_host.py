@@ -28,6 +28,8 @@ from lib.standin import host_platform, start_registry
 from prepare_host import authorized
 from swarm.own_engine import OwnEngine
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = Path(__file__).with_name("load.py")
 IMAGE = f"friendlyhello-test-swarm-{os.getpid()}"
