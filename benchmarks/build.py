@@ -27,7 +27,7 @@ PLAIN = """FROM python:3.13-slim-trixie
 WORKDIR /app
 COPY requirements.txt .
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \\
-    PIP_CERT=/etc/ssl/certs/ca-certificates.crt pip install --no-cache-dir -r requirements.txt
+    PIP_CERT=/etc/ssl/certs/ca-certificates.crt pip install --no-cache-dir --ignore-installed -r requirements.txt
 COPY src/ .
 CMD ["python", "-m", "friendlyhello"]
 """
