@@ -23,7 +23,7 @@ import smoke_test
 from lib import containers, standin
 from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
 from lib.names import ImageName, Source, image_name, source
-from lib.registry import LocalImage, blob_sizes, check_same, index_of, local_image
+from lib.registry import LocalImage, check_same, layer_sizes, local_image
 
 IMAGE = "friendlyhello:ci"
 REGISTRY_IMAGE = "registry:3"
@@ -114,8 +114,8 @@ def run_as_users_do(reference: str, port: int) -> str:
     return page
 
 
-def added_bytes(reference: str) -> dict[str, int]:
-    """Return platform -> compressed bytes of the layers that the Dockerfile adds to its base image.
+def added_bytes(reference: str, layers: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return platform -> compressed bytes of those of the `layers` that the Dockerfile adds to its base image.
 
     The first instruction of its last stage tells where they begin in the image's history (OCI image
     configuration, "history").
@@ -123,15 +123,11 @@ def added_bytes(reference: str) -> dict[str, int]:
     images = json.loads(
         run(["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Image}}", reference]).stdout
     )
-    index = index_of(reference)
-    name = reference.partition("@")[0]
-    added = {}
-    for platform, digest in (index.platforms if index else {}).items():
-        manifest = index_of(f"{name}@{digest}")
-        config = images.get(platform, images)
-        layers = manifest.content["layers"] if manifest else []
-        added[platform] = sum(layer["size"] for layer in layers[base_layers(config["history"]) :])
-    return added
+    # By platform, unless there is only one.
+    return {
+        platform: sum(sizes[base_layers(images.get(platform, images)["history"]) :])
+        for platform, sizes in layers.items()
+    }
 
 
 def base_layers(history: Sequence[Mapping[str, Any]]) -> int:
@@ -193,13 +189,14 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
         with stage(f"Run it on port {port}"):
             page = run_as_users_do(target.at(digest), port)
         say(f"the page: {page}")
+        layers = layer_sizes(target.at(digest))
         result = Result(
             image.digest,
             digest,
             target.at(digest),
             engine.PLATFORMS,
-            blob_sizes(target.at(digest)),
-            added_bytes(target.at(digest)),
+            {platform: sum(sizes) for platform, sizes in layers.items()},
+            added_bytes(target.at(digest), layers),
         )
     return result, f"docker run --rm -p 4000:80 {target.tagged(commit.revision) if push else IMAGE}"
 

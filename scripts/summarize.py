@@ -15,7 +15,7 @@ from typing import Any
 
 from lib.command import STATE, Failure, add_summary, parser, say, start
 from lib.names import ImageName, image_name, source
-from lib.registry import blob_sizes
+from lib.registry import layer_sizes
 
 
 def stages_in(text: str) -> list[Mapping[str, Any]]:
@@ -61,7 +61,7 @@ def size_table(sizes: Mapping[str, int]) -> str:
 def sizes_of(reference: str) -> dict[str, int]:
     """Return compressed sizes, or none where the registry does not say: a summary is no check."""
     try:
-        return blob_sizes(reference)
+        return {platform: sum(layers) for platform, layers in layer_sizes(reference).items()}
     except Failure as failure:
         say(f"no sizes: {failure}")
         return {}

@@ -95,8 +95,8 @@ def index_of(reference: str) -> Index | None:
     return retry(ask)
 
 
-def blob_sizes(reference: str) -> dict[str, int]:
-    """Return platform -> compressed bytes of the image's layers, as its manifests give them."""
+def layer_sizes(reference: str) -> dict[str, list[int]]:
+    """Return platform -> compressed bytes of each of the image's layers, the base's first, as its manifests say."""
     index = index_of(reference)
     if index is None:
         raise Failure(f"there is no {reference} in the registry")
@@ -106,7 +106,7 @@ def blob_sizes(reference: str) -> dict[str, int]:
         manifest = index_of(f"{name}@{digest}")
         if manifest is None:
             raise Failure(f"{reference} lists {digest} for {platform}, and the registry does not have it")
-        sizes[platform] = sum(layer["size"] for layer in manifest.content["layers"])
+        sizes[platform] = [layer["size"] for layer in manifest.content["layers"]]
     return sizes
 
 

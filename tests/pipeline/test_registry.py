@@ -109,24 +109,25 @@ def test_retry_pauses(no_pause: list[float]) -> None:
         assert least <= pause <= least * 1.5
 
 
-def test_blob_sizes(docker: Programs) -> None:
+def test_layer_sizes(docker: Programs) -> None:
     """What each platform's layers weigh, compressed, by tag and by digest."""
     for digest, sizes in ((AMD, (1, 20)), (ARM, (300,))):
         docker.answer(f"{NAME}@{digest}", json.dumps({"layers": [{"size": size} for size in sizes]}))
     docker.answer(f"{NAME}[:@]", json.dumps(CONTENT))
-    assert registry.blob_sizes(f"{NAME}:edge") == {"linux/amd64": 21, "linux/arm64": 300}
-    assert registry.blob_sizes(f"{NAME}@{PROOF}") == {"linux/amd64": 21, "linux/arm64": 300}
+    expected = {"linux/amd64": [1, 20], "linux/arm64": [300]}
+    assert registry.layer_sizes(f"{NAME}:edge") == expected
+    assert registry.layer_sizes(f"{NAME}@{PROOF}") == expected
 
 
-def test_blob_sizes_of_what_is_not_there(docker: Programs) -> None:
+def test_layer_sizes_of_what_is_not_there(docker: Programs) -> None:
     """A missing image and a missing part of one are told apart."""
     docker.answer(f"{NAME}@", err="not found", status=1)
     docker.answer(f"{NAME}:edge", json.dumps(CONTENT))
     docker.answer("", err="not found", status=1)
     with pytest.raises(Failure, match=f"there is no {NAME}:other in the registry"):
-        registry.blob_sizes(f"{NAME}:other")
+        registry.layer_sizes(f"{NAME}:other")
     with pytest.raises(Failure, match=f"{NAME}:edge lists {AMD} for linux/amd64, and the registry does not have it"):
-        registry.blob_sizes(f"{NAME}:edge")
+        registry.layer_sizes(f"{NAME}:edge")
 
 
 @pytest.mark.parametrize(

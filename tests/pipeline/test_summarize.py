@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import summarize
 from lib.command import Failure
 from lib.names import ImageName, Source, Version
 from lib.registry import Index
+from programs import Programs
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = f"sha256:{'a' * 64}"
@@ -56,14 +58,20 @@ def test_failed_login_is_explained(
     assert f"Digest: `{DIGEST}`" in capsys.readouterr().out
 
 
-def test_no_sizes_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes(docker: Programs) -> None:
+    """What a pull of each platform weighs."""
+    platform = {"os": "linux", "architecture": "amd64"}
+    docker.answer(DIGEST, json.dumps({"layers": [{"size": 1000}, {"size": 20}]}))
+    docker.answer("octo/hello:1", json.dumps({"manifests": [{"digest": DIGEST, "platform": platform}]}))
+    assert summarize.sizes_of("octo/hello:1") == {"linux/amd64": 1020}
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_no_sizes_are_no_failure(docker: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     """A registry that does not say leaves the sizes out."""
-
-    def fail(_reference: str) -> dict[str, int]:
-        raise Failure("no answer")
-
-    monkeypatch.setattr(summarize, "blob_sizes", fail)
-    assert summarize.sizes_of("octo/hello") == {}
+    docker.answer("", err="no answer\n", status=1)
+    assert summarize.sizes_of("octo/hello:1") == {}
+    assert "no sizes: cannot ask the registry about octo/hello:1: no answer" in capsys.readouterr().err
 
 
 def test_notes() -> None:
