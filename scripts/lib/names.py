@@ -195,8 +195,9 @@ def source(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Source:
 
 
 def repository_name(remote: str) -> str:
-    """Return the last part of a remote's address without .git, or "" where there is none."""
-    return re.split(r"[/:]", remote.rstrip("/"))[-1].removesuffix(".git")
+    """Return the last part of a remote's address without .git, or "" where that is no name, as in `..`."""
+    name = re.split(r"[/:]", remote.rstrip("/"))[-1].removesuffix(".git")
+    return "" if name in (".", "..") else name
 
 
 def public_url(remote: str) -> str:

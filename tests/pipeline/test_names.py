@@ -159,6 +159,8 @@ def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
         ("git@github.com:me/hello.git", "hello", "https://github.com/me/hello"),
         ("ssh://git@example.com:2222/me/hello", "hello", "https://example.com/me/hello"),
         ("/srv/git/hello", "hello", ""),
+        (".", "", ""),
+        ("../", "", ""),
         ("", "", ""),
     ],
 )
@@ -188,6 +190,16 @@ def test_source(tmp_path: Path) -> None:
     assert source(tmp_path, {}).revision == f"{clean.sha}-dirty"
     assert source(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).url == "https://github.com/me/Hello"
     assert source(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).repository == "Hello"
+
+
+def test_a_remote_that_names_nothing(tmp_path: Path) -> None:
+    """Where the remote is a folder without a name, the project is called what its own folder is called."""
+    folder = tmp_path / "hello"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    git(folder, "remote", "add", "origin", ".")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "one")
+    assert str(image_name({"DOCKERHUB_USERNAME": "me"}, source(folder, {}).repository)) == "me/hello"
 
 
 def test_no_repository_says_what_to_do(tmp_path: Path) -> None:
