@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 
 import build_image
 import engine
+import ports
 from conftest import need
 from lib.command import run
 from lib.daemon import Daemon
@@ -41,9 +41,7 @@ def image(_engine: None) -> Iterator[LocalImage]:
 @pytest.fixture
 def free_port() -> int:
     """A port that nobody listens on; 4000 belongs to whoever runs the tests."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return ports.free_port()
 
 
 @pytest.fixture

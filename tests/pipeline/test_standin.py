@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
 import shutil
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -24,6 +22,7 @@ from lib import standin
 from lib.command import Failure
 from lib.daemon import Daemon
 from lib.standin import RECIPES, Recipe
+from ports import free_port
 from programs import Programs
 
 SOURCE = ("http://deb.example.com/debian", "")
@@ -222,12 +221,6 @@ def test_has(hub: type[Hub]) -> None:
     assert not standin.has(PYTHON)
     hub.manifests.add(f"/v2/library/{name}/manifests/{tag}")
     assert standin.has(PYTHON)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return int(probe.getsockname()[1])
 
 
 def test_start_registry(tmp_path: Path) -> None:

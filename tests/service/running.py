@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import redis
 
+from ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,12 +45,6 @@ def wait_until(ready: Callable[[], Any], *, seconds: float = 10, what: str = "it
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
         time.sleep(0.02)
     return answer
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:

@@ -14,7 +14,8 @@ import pytest
 import redis
 
 from friendlyhello.counter import KEY, PATIENCE, Counter, CounterError, connect
-from service.running import Line, RedisServer, black_hole, free_port, wait_until
+from ports import free_port
+from service.running import Line, RedisServer, black_hole, wait_until
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ import pytest
 
 from friendlyhello import __main__ as command
 from friendlyhello.worker import Corked
-from service.running import ROOT, Line, RedisServer, Service, free_port, wait_until
+from ports import free_port
+from service.running import ROOT, Line, RedisServer, Service, wait_until
 
 GUNICORN = ["gunicorn", "--config", "python:friendlyhello.gunicorn_conf", "friendlyhello:create_app()"]
 
