@@ -13,67 +13,33 @@ to use sudo without a password, and to have accepted the host's key before: this
 from __future__ import annotations
 
 import io
-import json
 import os
 import pwd
 import re
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import engine
-from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, start
+from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
+from lib.ssh import DEPLOY_USER, Target, parse_target
 
-DEPLOY_USER = "deploy"
 KEY = Path.home() / ".ssh" / "friendlyhello_deploy"
 OLDEST_ENGINE = 25  # the first that knows a health check's start_interval, which deploy/stack.yaml uses
 
 # A key that can open no shell and forward nothing: DOCKER_HOST=ssh://… runs exactly this command on the host.
 RESTRICTIONS = 'restrict,command="docker system dial-stdio"'
 
-TARGET = re.compile(
-    r"(?:(?P<user>[a-z_][a-z0-9_-]*)@)?(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?"
-)
 
-
-@dataclass(frozen=True)
-class Target:
-    """Where to: `user` and `port` are "" where ssh's own configuration says them."""
-
-    user: str
-    host: str
-    port: str
-
-    @property
-    def ssh(self) -> list[str]:
-        """The ssh command that reaches it; a key that is not known is never accepted."""
-        user = [f"{self.user}@{self.host}"] if self.user else [self.host]
-        port = ["-p", self.port] if self.port else []
-        return ["ssh", "-o", "StrictHostKeyChecking=yes", *port, *user]
-
-    @property
-    def known_as(self) -> str:
-        """The name under which ssh keeps its host key."""
-        return f"[{self.host}]:{self.port}" if self.port not in ("", "22") else self.host
-
-
-def parse_target(text: str) -> Target:
-    """Return the target that `user@host:port` names, or raise UsageError."""
-    match = TARGET.fullmatch(text)
-    if not match:
-        raise UsageError(f"{text!r} is not a host: user@host.example.com, with :port where it is not 22")
-    return Target(match["user"] or "", match["host"], match["port"] or "")
-
-
-def here_command(folder: str, public_key: str, token: str, manager: str, *, dry_run: bool, root: bool) -> list[str]:
+def here_command(folder: str, public_key: str, token: str, manager: str, *, dry_run: bool) -> list[str]:
     """Return the command that prepares the machine that it runs on; `folder` has these scripts there."""
     join = ["--join", manager] if manager else []
     return [
-        *([] if root else ["sudo", "--non-interactive"]),
-        *("python3", f"{folder}/prepare_host.py", "--here", "--authorize", public_key, *join),
+        # -B: what root compiled, somebody who needs sudo could not remove.
+        *("python3", "-B", f"{folder}/prepare_host.py", "--here", "--authorize", public_key, *join),
         *(["--token-file", f"{folder}/token"] if token else []),
         *(["--dry-run"] if dry_run else []),
     ]
@@ -93,43 +59,53 @@ def scripts_archive(token: str) -> bytes:
     return buffer.getvalue()
 
 
+def ssh_command(target: Target) -> list[str]:
+    """Return the command that logs in; a host key that is not known is never accepted."""
+    program, *rest = target.ssh
+    return [program, "-o", "StrictHostKeyChecking=yes", *rest]
+
+
 def on(target: Target, command: str, stdin: bytes = b"") -> str:
     """Run a line of shell on the target and return what it prints; its progress passes through."""
-    say(f"$ {' '.join(target.ssh)} ...")
+    ssh = ssh_command(target)
+    say(f"$ {shown(ssh)} ...")
     try:
-        done = subprocess.run([*target.ssh, command], input=stdin, stdout=subprocess.PIPE, check=False)
+        done = subprocess.run([*ssh, command], input=stdin, stdout=subprocess.PIPE, check=False)
     except FileNotFoundError as error:
         raise Failure("there is no ssh command; on Debian, install openssh-client") from error
     if done.returncode == 255:
-        raise Failure(
-            f"cannot reach {target.host} by ssh: see above; run {' '.join(target.ssh[:1])} {target.host} once by hand"
-        )
+        raise Failure(f"cannot reach {target.host} by ssh: see above; run {shown(target.ssh)} once by hand")
     if done.returncode != 0:
         raise Failure(f"{target.host} could not be prepared: see above")
     return done.stdout.decode("utf-8", "replace").strip()
 
 
-def prepare(target: Target, public_key: str, *, token: str = "", manager: str = "", dry_run: bool) -> str:
-    """Send the scripts to the target, run them there, remove them, and return what they print: the join address."""
-    is_root = target.user == "root" or on(target, "id -u") == "0"
+def sudo(target: Target) -> list[str]:
+    """Return what a command there has to begin with to run as root."""
+    return [] if target.user == "root" or on(target, "id -u") == "0" else ["sudo", "--non-interactive"]
+
+
+def prepare(target: Target, public_key: str, *, token: str = "", manager: str = "", dry_run: bool) -> None:
+    """Send the scripts to the target, run them there as root, and remove them."""
+    root = sudo(target)
     folder = on(target, "mktemp -d")
     if not re.fullmatch(r"/[A-Za-z0-9/._-]+", folder):
         raise Failure(f"mktemp on {target.host} said {folder!r}")
-    command = shlex.join(here_command(folder, public_key, token, manager, dry_run=dry_run, root=is_root))
-    line = f"trap 'rm -rf {folder}' EXIT; tar -x -C {folder} && {command}"
-    return on(target, line, scripts_archive(token))
+    command = shown([*root, *here_command(folder, public_key, token, manager, dry_run=dry_run)])
+    on(target, f"trap 'rm -rf {folder}' EXIT; tar -x -C {folder} && {command}", scripts_archive(token))
 
 
 def known_hosts(target: Target) -> str:
     """Return the lines of known_hosts that this machine trusts the target by."""
     done = run(["ssh-keygen", "-F", target.known_as], check=False)
-    keys = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line and not line.startswith("#")]
-    if not keys:
+    lines = [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    if not lines:
         raise Failure(
-            f"the host key of {target.known_as} is not known here; run ssh {target.known_as} once, and compare the"
+            f"the host key of {target.known_as} is not known here; run {shown(target.ssh)} once, and compare the"
             " fingerprint with the one that the machine's console shows"
         )
-    return "\n".join(f"{target.known_as} {key}" for key in keys)
+    # The names may be hashed, and a marker such as @cert-authority may stand before them.
+    return "\n".join(re.sub(r"^(@\S+ )?\S+", rf"\1{target.known_as}", line) for line in lines)
 
 
 def make_key(path: Path) -> str:
@@ -142,17 +118,17 @@ def make_key(path: Path) -> str:
 
 def what_to_set(target: Target, hosts: str, key: Path) -> str:
     """Return the commands that set the variables and the secret on GitHub, and what else is to know."""
-    at = f"{DEPLOY_USER}@{target.host}" + (f":{target.port}" if target.port not in ("", "22") else "")
+    deploy, root = replace(target, user=DEPLOY_USER), replace(target, user=target.user or "root")
     return f"""Set on GitHub (or by hand, under Settings > Secrets and variables > Actions):
 
-  gh variable set DEPLOY_HOST --body {shlex.quote(at)}
+  gh variable set DEPLOY_HOST --body {deploy}
   gh variable set DEPLOY_KNOWN_HOSTS --body {shlex.quote(hosts)}
   gh secret set DEPLOY_SSH_KEY < {shlex.quote(str(key))}
 
 Let the world reach port 4000, or 80 and 443 where DOMAIN is set, and port {target.port or 22} only whom you know.
 Let the hosts of a cluster, and nobody else, reach each other at 2377/tcp, 7946/tcp, 7946/udp and 4789/udp.
 
-Another host joins with: python3 scripts/prepare_host.py root@OTHER --join {target.user or "root"}@{target.host}"""
+Another host joins with: python3 scripts/prepare_host.py root@OTHER --join {root}"""
 
 
 # From here on: what runs on the host itself, as root.
@@ -165,14 +141,12 @@ def authorized(existing: str, public_key: str) -> str:
     return "\n".join([*kept, line]) + "\n"
 
 
-def act(command: Sequence[str], dry_run: bool, done: Sequence[str] = ()) -> None:
-    """Say what is done and do it; `done` is what a command says that found it done already."""
-    say(f"{'would run: ' if dry_run else '$ '}{shlex.join(command)}")
+def act(command: Sequence[str], dry_run: bool) -> None:
+    """Run a command that changes the machine, or only say what it would be."""
     if dry_run:
-        return
-    finished = run(command, check=False)
-    if finished.returncode and not any(word in finished.stderr for word in done):
-        raise Failure(f"{shlex.join(command)} failed{last_line(finished)}")
+        say(f"would run: {shown(command)}")
+    else:
+        run(command, show=True)
 
 
 def engine_version(text: str) -> int:
@@ -188,8 +162,8 @@ def swarm_command(token: str, manager: str) -> list[str]:
     return ["docker", "swarm", "init"]
 
 
-def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) -> str:
-    """Prepare this machine and return the address at which others join, "" for a worker."""
+def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) -> None:
+    """Give this machine an engine and a Swarm, its own or the manager's, and its own one a user who deploys."""
     if os.geteuid() != 0 and not dry_run:
         raise Failure("this has to run as root; log in as root, or as somebody who may use sudo without a password")
     version = (
@@ -199,24 +173,21 @@ def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) ->
         raise Failure(f"the engine there is {version.strip()}, and {OLDEST_ENGINE} or newer is needed: update it first")
     if not version:
         say("would install the Docker Engine" if dry_run else "installing the Docker Engine")
-        if dry_run:
-            return ""
-        engine.install_docker()
-        if engine.has_systemd():
-            act(["systemctl", "enable", "--now", "docker"], dry_run)
-        engine.restart(False)
-    state = json.loads(run(["docker", "info", "--format", "{{json .Swarm}}"]).stdout)
-    if state.get("LocalNodeState") != "active":
-        say(f"{'would make' if dry_run else 'making'} this machine {'a worker of the Swarm' if manager else 'a Swarm'}")
         if not dry_run:
-            run(swarm_command(token, manager))
+            engine.install_docker()
+            if engine.has_systemd():
+                act(["systemctl", "enable", "--now", "docker"], dry_run)
+            engine.restart(False)
+    state = "" if dry_run and not version else run(["docker", "info", "--format", "{{.Swarm.LocalNodeState}}"]).stdout
+    if state.strip() != "active":
+        what = "a worker of the Swarm" if manager else "a Swarm"
+        say(f"{'would make' if dry_run else 'making'} this machine {what}")
+        if not dry_run:
+            done = run(swarm_command(token, manager), check=False)
+            if done.returncode:  # the command stays unsaid: the token is in it
+                raise Failure(f"cannot make this machine {what}{last_line(done)}")
     if not manager:
         add_deploy_user(public_key, dry_run)
-        if dry_run and state.get("LocalNodeState") != "active":
-            return ""
-        state = json.loads(run(["docker", "info", "--format", "{{json .Swarm}}"]).stdout)
-        return f"{state.get('NodeAddr', '')}:2377"
-    return ""
 
 
 def add_deploy_user(public_key: str, dry_run: bool) -> None:
@@ -225,7 +196,7 @@ def add_deploy_user(public_key: str, dry_run: bool) -> None:
         home = Path(pwd.getpwnam(DEPLOY_USER).pw_dir)
     except KeyError:
         home = Path("/home") / DEPLOY_USER
-        act(["useradd", "--create-home", "--shell", "/bin/sh", "--groups", "docker", DEPLOY_USER], dry_run)
+        act(["useradd", "--create-home", "--shell", "/bin/sh", DEPLOY_USER], dry_run)
     act(["usermod", "--append", "--groups", "docker", DEPLOY_USER], dry_run)
     keys = home / ".ssh" / "authorized_keys"
     text = authorized(keys.read_text("utf-8") if keys.exists() else "", public_key)
@@ -242,10 +213,10 @@ def add_deploy_user(public_key: str, dry_run: bool) -> None:
 
 def join_facts(target: Target) -> tuple[str, str]:
     """Return the address and the token by which a worker joins a manager's Swarm."""
-    sudo = "" if target.user == "root" else "sudo --non-interactive "
-    token = on(target, f"{sudo}docker swarm join-token --quiet worker")
-    facts: Mapping[str, str] = json.loads(on(target, f"{sudo}docker info --format '{{{{json .Swarm}}}}'"))
-    return f"{facts.get('NodeAddr', '')}:2377", token
+    root = sudo(target)
+    token = on(target, shown([*root, "docker", "swarm", "join-token", "--quiet", "worker"]))
+    address = on(target, shown([*root, "docker", "info", "--format", "{{.Swarm.NodeAddr}}"]))
+    return f"{address}:2377", token
 
 
 def main(argv: Sequence[str]) -> int:
@@ -262,16 +233,15 @@ def main(argv: Sequence[str]) -> int:
         token = options.token_file.read_text("utf-8").strip() if options.token_file else ""
         if not re.fullmatch(r"ssh-[a-z0-9-]+ [A-Za-z0-9+/=]+( [^\n\"]*)?", options.authorize):
             raise UsageError(f"--authorize is {options.authorize!r}, expected an SSH public key")
-        address = prepare_here(options.authorize, token, options.join, dry_run=options.dry_run)
-        print(address)
+        prepare_here(options.authorize, token, options.join, dry_run=options.dry_run)
         return 0
     if not options.target:
         raise UsageError("which machine? python3 scripts/prepare_host.py root@host.example.com")
-    target = parse_target(options.target)
+    target = parse_target("the machine", options.target)
     hosts = known_hosts(target)
     public_key = make_key(options.key)
     if options.join:
-        address, token = join_facts(parse_target(options.join))
+        address, token = join_facts(parse_target("--join", options.join))
         prepare(target, public_key, token=token, manager=address, dry_run=options.dry_run)
         say(f"{target.host} {'would be' if options.dry_run else 'is'} a worker of {options.join}'s Swarm")
         return 0

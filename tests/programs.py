@@ -28,8 +28,9 @@ for answer in answers:
 class Programs:
     """Programs that come first on PATH, stand for the real ones, and answer from a table."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
         self.folder = folder
+        self._python = python
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
         self._answers: list[dict[str, object]] = []
@@ -42,7 +43,7 @@ class Programs:
         """Put programs on PATH that succeed and say nothing, until told otherwise."""
         for name in names:
             path = self.bin / name
-            path.write_text(PROGRAM.format(python=sys.executable, folder=str(self.folder)), "utf-8")
+            path.write_text(PROGRAM.format(python=self._python, folder=str(self.folder)), "utf-8")
             path.chmod(0o755)
         return self
 

@@ -13,31 +13,52 @@ from pathlib import Path
 
 from lib.command import Failure, UsageError, run, shown
 
-HOST = re.compile(
-    r"(?:(?P<user>[a-z_][a-z0-9_-]{0,31})@)?(?P<host>[A-Za-z0-9][A-Za-z0-9.-]{0,252})(?::(?P<port>\d{1,5}))?"
+DEPLOY_USER = "deploy"
+TARGET = re.compile(
+    r"(?:(?P<user>[a-z_][a-z0-9_-]{0,31})@)?(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)"
+    r"(?::(?P<port>[0-9]{1,5}))?"
 )
 
 
 @dataclass(frozen=True)
 class Target:
-    """A machine to reach: `user@host:port`."""
+    """A machine to reach. Where `user` is "" or `port` is 0, ssh's own configuration says them."""
 
     user: str
     host: str
-    port: int = 22
+    port: int = 0
+
+    def __str__(self) -> str:
+        """It as parse_target reads it."""
+        return f"{self.login}:{self.port}" if self.port else self.login
+
+    @property
+    def login(self) -> str:
+        """Its name for ssh, `[user@]host`."""
+        return f"{self.user}@{self.host}" if self.user else self.host
+
+    @property
+    def ssh(self) -> list[str]:
+        """The command that logs in there by hand."""
+        return ["ssh", *(["-p", str(self.port)] if self.port else []), self.login]
+
+    @property
+    def known_as(self) -> str:
+        """The name under which ssh keeps its host key: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"."""
+        return f"[{self.host}]:{self.port}" if self.port not in (0, 22) else self.host
 
     @property
     def docker_host(self) -> str:
-        """What DOCKER_HOST has to be for it."""
-        return f"ssh://{self.user}@{self.host}:{self.port}"
+        """What DOCKER_HOST has to be for it, once prepare_host.py was there."""
+        return f"ssh://{self.user or DEPLOY_USER}@{self.host}:{self.port or 22}"
 
 
-def parse_target(text: str, user: str = "deploy") -> Target:
-    """Return the machine that `[user@]host[:port]` names; raises UsageError. `user` is who logs in by default."""
-    match = HOST.fullmatch(text)
+def parse_target(what: str, text: str) -> Target:
+    """Return the machine that `[user@]host[:port]` names, or raise UsageError; `what` is said to be wrong."""
+    match = TARGET.fullmatch(text)
     if not match or not 0 < int(match["port"] or 22) < 65536:
-        raise UsageError(f"DEPLOY_HOST is {text!r}, which is not [user@]host[:port], such as deploy@hello.example.org")
-    return Target(match["user"] or user, match["host"], int(match["port"] or 22))
+        raise UsageError(f"{what} is {text!r}, which is not [user@]host[:port], such as deploy@hello.example.org")
+    return Target(match["user"] or "", match["host"], int(match["port"] or 0))
 
 
 def ssh_options(key: Path | None, known_hosts: Path | None, control: Path) -> list[str]:
@@ -65,7 +86,7 @@ def connection(environ: Mapping[str, str]) -> Iterator[str]:
         tcp = re.fullmatch(r"tcp://([^/:]+)(?::\d+)?/?", docker_host)
         yield tcp[1] if tcp else ""
         return
-    target = parse_target(wanted) if wanted else None
+    target = parse_target("DEPLOY_HOST", wanted) if wanted else None
     if target and not environ.get("DEPLOY_KNOWN_HOSTS", "").strip():
         raise UsageError(
             f"DEPLOY_HOST is {wanted!r} and DEPLOY_KNOWN_HOSTS is not set, so nothing vouches for that machine;"

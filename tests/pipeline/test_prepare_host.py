@@ -1,80 +1,70 @@
-"""Making a machine a place to deploy to, decided without one."""
+"""Making a machine a place to deploy to: decided without one, and done over SSH on one of the tests' own."""
 
 from __future__ import annotations
 
 import io
+import os
+import re
+import shutil
+import subprocess
+import sys
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import prepare_host
-from lib.command import Failure, UsageError
+from conftest import need
+from lib.command import Failure, UsageError, run
+from lib.daemon import Daemon
+from lib.ssh import Target
+from ports import free_port
 from prepare_host import (
-    Target,
     authorized,
     engine_version,
     here_command,
+    join_facts,
     known_hosts,
     make_key,
-    parse_target,
+    prepare,
     scripts_archive,
+    ssh_command,
     swarm_command,
     what_to_set,
 )
+from programs import Programs
 
+ROOT = Path(__file__).resolve().parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDeploy friendlyhello deploy"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected", "known_as"),
-    [
-        ("root@host.example.com", Target("root", "host.example.com", ""), "host.example.com"),
-        ("host", Target("", "host", ""), "host"),
-        ("me@192.0.2.1:2222", Target("me", "192.0.2.1", "2222"), "[192.0.2.1]:2222"),
-        ("me@host:22", Target("me", "host", "22"), "host"),
-    ],
-)
-def test_target(text: str, expected: Target, known_as: str) -> None:
-    """User, host and port; ssh keeps the key of another port under another name."""
-    assert parse_target(text) == expected
-    assert expected.known_as == known_as
-
-
-@pytest.mark.parametrize(
-    "text", ["", "-oProxyCommand=x", "a b", "host;rm", "$(x)", "me@", "host:", "host:999999", "a@b@c"]
-)
-def test_a_target_cannot_be_an_option_or_a_command(text: str) -> None:
-    """What ssh or a shell could take for something else is refused."""
-    with pytest.raises(UsageError, match="is not a host"):
-        parse_target(text)
+RESTRICTED = f'restrict,command="docker system dial-stdio" {KEY}\n'
+TOKEN = "SWMTKN-1-secret"
 
 
 def test_ssh_never_takes_a_new_key() -> None:
     """The exact command, whatever ssh's own configuration says."""
-    assert Target("me", "h", "2222").ssh == ["ssh", "-o", "StrictHostKeyChecking=yes", "-p", "2222", "me@h"]
-    assert Target("", "h", "").ssh == ["ssh", "-o", "StrictHostKeyChecking=yes", "h"]
+    assert ssh_command(Target("me", "h", 2222)) == ["ssh", "-o", "StrictHostKeyChecking=yes", "-p", "2222", "me@h"]
+    assert ssh_command(Target("", "h")) == ["ssh", "-o", "StrictHostKeyChecking=yes", "h"]
 
 
 def test_here_command() -> None:
-    """What runs on the host: through sudo where one is not root, and the token in a file."""
-    plain = here_command("/x", KEY, "", "", dry_run=False, root=True)
-    assert plain == ["python3", "/x/prepare_host.py", "--here", "--authorize", KEY]
-    joining = here_command("/x", KEY, "SWMTKN-secret", "192.0.2.1:2377", dry_run=True, root=False)
-    assert joining[:2] == ["sudo", "--non-interactive"]
-    assert joining[-5:] == ["--join", "192.0.2.1:2377", "--token-file", "/x/token", "--dry-run"]
-    assert "SWMTKN-secret" not in joining
+    """What runs on the host, with the token in a file."""
+    plain = here_command("/x", KEY, "", "", dry_run=False)
+    assert plain == ["python3", "-B", "/x/prepare_host.py", "--here", "--authorize", KEY]
+    joining = here_command("/x", KEY, TOKEN, "192.0.2.1:2377", dry_run=True)
+    assert joining == [*plain, "--join", "192.0.2.1:2377", "--token-file", "/x/token", "--dry-run"]
 
 
 def test_the_archive_has_what_runs_there() -> None:
     """The scripts that the host needs, and the token, readable by nobody else."""
-    with tarfile.open(fileobj=io.BytesIO(scripts_archive("SWMTKN-secret"))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(scripts_archive(TOKEN))) as archive:
         names = archive.getnames()
         token = archive.extractfile("token")
         assert token is not None
-        assert token.read() == b"SWMTKN-secret"
+        assert token.read() == TOKEN.encode()
         assert archive.getmember("token").mode == 0o600
-    assert {"prepare_host.py", "engine.py", "lib/command.py", "lib/standin.py"} <= set(names)
+    assert {"prepare_host.py", "engine.py", "lib/command.py", "lib/ssh.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
 
 
@@ -86,11 +76,10 @@ def test_swarm_command() -> None:
 
 def test_the_deploy_key_can_only_deploy() -> None:
     """It is written once, restricted to the engine, and other keys stay."""
-    line = f'restrict,command="docker system dial-stdio" {KEY}\n'
-    assert authorized("", KEY) == line
-    assert authorized(line, KEY) == line
-    assert authorized("ssh-rsa AAAA other\n\n", KEY) == f"ssh-rsa AAAA other\n{line}"
-    assert authorized(KEY + "\n", KEY) == line
+    assert authorized("", KEY) == RESTRICTED
+    assert authorized(RESTRICTED, KEY) == RESTRICTED
+    assert authorized("ssh-rsa AAAA other\n\n", KEY) == f"ssh-rsa AAAA other\n{RESTRICTED}"
+    assert authorized(KEY + "\n", KEY) == RESTRICTED
 
 
 @pytest.mark.parametrize(("text", "major"), [("26.1.5+dfsg1\n", 26), ("20.10.24", 20), ("", 0), ("dev", 0)])
@@ -100,12 +89,13 @@ def test_engine_version(text: str, major: int) -> None:
 
 
 def test_what_to_set_never_prints_the_key() -> None:
-    """The variables are printed, the secret's file is only named."""
-    text = what_to_set(Target("root", "host", "2222"), "[host]:2222 ssh-ed25519 AAAA", Path("/k/deploy"))
+    """The variables are printed, the secret's file is only named; a port is in every line that needs it."""
+    text = what_to_set(Target("", "host", 2222), "[host]:2222 ssh-ed25519 AAAA", Path("/k/deploy"))
     assert "gh variable set DEPLOY_HOST --body deploy@host:2222\n" in text
     assert "gh variable set DEPLOY_KNOWN_HOSTS --body '[host]:2222 ssh-ed25519 AAAA'\n" in text
     assert "gh secret set DEPLOY_SSH_KEY < /k/deploy\n" in text
-    assert "python3 scripts/prepare_host.py root@OTHER --join root@host" in text
+    assert "and port 2222 only whom you know" in text
+    assert text.endswith("python3 scripts/prepare_host.py root@OTHER --join root@host:2222")
 
 
 def test_the_key_is_made_once(tmp_path: Path) -> None:
@@ -116,27 +106,53 @@ def test_the_key_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "ssh/deploy").stat().st_mode & 0o077 == 0
 
 
+def test_known_hosts(programs: Programs) -> None:
+    """Each key under the host's plain name: the file may have it hashed, under more names, or marked."""
+    found = "# Host h found: line 1\n|1|x=|y= ssh-ed25519 A\n# Host h found: line 2\n@cert-authority h,i ssh-rsa B c\n"
+    programs.add("ssh-keygen").answer("", found)
+    assert known_hosts(Target("me", "h", 2222)) == "[h]:2222 ssh-ed25519 A\n@cert-authority [h]:2222 ssh-rsa B c"
+    assert programs.calls == [["ssh-keygen", "-F", "[h]:2222"]]
+
+
 def test_an_unknown_host_is_not_trusted() -> None:
     """The sentence says how to get to know it."""
-    with pytest.raises(Failure, match=r"host key of \[nobody\.invalid\]:2222 is not known here; run ssh"):
-        known_hosts(Target("", "nobody.invalid", "2222"))
+    sentence = r"host key of \[nobody\.invalid\]:2222 is not known here; run ssh -p 2222 me@nobody\.invalid once"
+    with pytest.raises(Failure, match=sentence):
+        known_hosts(Target("me", "nobody.invalid", 2222))
 
 
-def test_dry_run_on_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an engine it says that it would install one, and does nothing."""
-    monkeypatch.setattr("engine.answers", lambda: False)
-    assert prepare_host.main(["--here", "--dry-run", "--authorize", KEY]) == 0
-    assert "would install the Docker Engine" in capsys.readouterr().err
+def test_somebody_who_may_use_sudo(programs: Programs) -> None:
+    """Whoever is not root there asks sudo, which may ask nothing back."""
+    programs.add("ssh").answer("id -u", "1000\n").answer("join-token", f"{TOKEN}\n").answer(
+        "docker info", "192.0.2.1\n"
+    )
+    programs.answer("mktemp -d", "/x/1\n")
+    assert join_facts(Target("me", "h")) == ("192.0.2.1:2377", TOKEN)
+    prepare(Target("me", "h"), KEY, dry_run=False)
+    lines = [call[-1] for call in programs.calls if call[-1] != "id -u"]
+    assert lines == [
+        "sudo --non-interactive docker swarm join-token --quiet worker",
+        "sudo --non-interactive docker info --format '{{.Swarm.NodeAddr}}'",
+        "mktemp -d",
+        "trap 'rm -rf /x/1' EXIT; tar -x -C /x/1 && sudo --non-interactive"
+        f" python3 -B /x/1/prepare_host.py --here --authorize '{KEY}'",
+    ]
 
 
-def test_an_old_engine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An engine that was there is not replaced, and the sentence says what is needed."""
-    program = tmp_path / "docker"
-    program.write_text("#!/bin/sh\necho 20.10.24\n", "utf-8")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(Failure, match=r"the engine there is 20\.10\.24, and 25 or newer is needed"):
-        prepare_host.main(["--here", "--dry-run", "--authorize", KEY])
+@pytest.mark.parametrize("said", ["", "/x; rm -rf /", "/x\nWelcome!"])
+def test_a_host_that_talks(programs: Programs, said: str) -> None:
+    """What it says is not run, here or there."""
+    programs.add("ssh").answer("mktemp -d", said)
+    with pytest.raises(Failure, match=r"^mktemp on h said "):
+        prepare(Target("root", "h"), KEY, dry_run=False)
+    assert len(programs.calls) == 1
+
+
+def test_no_ssh(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, with what to install."""
+    monkeypatch.setenv("PATH", str(programs.bin))
+    with pytest.raises(Failure, match="there is no ssh command; on Debian, install openssh-client"):
+        prepare(Target("root", "h"), KEY, dry_run=False)
 
 
 @pytest.mark.parametrize(
@@ -145,10 +161,249 @@ def test_an_old_engine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ([], "which machine"),
         (["--here", "--authorize", 'ssh-ed25519 AAAA "quoted"'], "expected an SSH public key"),
         (["--here", "--authorize", ""], "expected an SSH public key"),
-        (["a b"], "is not a host"),
+        (["a b"], "the machine is 'a b', which is not"),
     ],
 )
 def test_usage(argv: list[str], says: str) -> None:
     """A mistake is a sentence."""
     with pytest.raises(UsageError, match=says):
         prepare_host.main(argv)
+
+
+def test_only_root_prepares_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody else is told so before anything is done."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Failure, match="has to run as root"):
+        prepare_host.main(["--here", "--authorize", KEY])
+
+
+# On a machine.
+
+
+class Machine:
+    """This machine as only its own processes see it: another /etc and /home, and no engine, as yet.
+
+    Its users, groups and files are real; `docker` and what would install it answer from a table.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        run(["cp", "--archive", "/etc", str(folder)])
+        self.home = folder / "home"
+        (self.home / "root" / ".ssh").mkdir(0o700, parents=True)
+        (self.home / "tmp").mkdir()
+        # ssh finds the home of whoever runs it here, and not in HOME.
+        users = (folder / "etc/passwd").read_text("utf-8")
+        (folder / "etc/passwd").write_text(re.sub(r"(?m)^(root:.*):/root:", r"\1:/home/root:", users), "utf-8")
+        (folder / "etc/os-release").unlink()
+        (folder / "etc/os-release").write_text("ID=ubuntu\n", "utf-8")
+        self.programs = Programs(folder / "programs", "/usr/bin/env -S python3")
+        self.programs.add("docker", "apt-get", "systemctl")
+        # The user who deploys is here, too.
+        folder.chmod(0o755)
+        self.programs.folder.chmod(0o777)
+        (self.programs.folder / "calls.jsonl").touch()
+        (self.programs.folder / "calls.jsonl").chmod(0o666)
+        self.env = {
+            "HOME": "/home/root",
+            "PATH": f"{self.programs.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "TMPDIR": "/home/tmp",
+        }
+
+    def inside(self, *command: str) -> list[str]:
+        """Return the command that runs another one there."""
+        mounts = "; ".join(f"mount --bind {self.folder / name} /{name}" for name in ("etc", "home"))
+        return ["unshare", "--mount", "sh", "-c", f'set -e; {mounts}; exec "$@"', "sh", *command]
+
+    def prepare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the script there."""
+        command = self.inside(sys.executable, str(ROOT / "scripts/prepare_host.py"), *arguments)
+        return run(command, check=False, env=self.env)
+
+    def has_engine(self, swarm: str = "active") -> None:
+        """Let an engine of today answer, and say whether it is in a Swarm."""
+        self.programs.answer("^docker version", "26.1.5\n").answer("LocalNodeState", f"{swarm}\n")
+
+    @property
+    def did(self) -> list[str]:
+        """What was asked of the programs, but for what changes nothing."""
+        asked = re.compile(r"docker (version|info)|systemctl (enable|reset-failed|restart)")
+        return [line for call in self.programs.calls if not asked.match(line := " ".join(call))]
+
+    @property
+    def keys(self) -> str:
+        """Who may log in to deploy, "" for nobody."""
+        file = self.home / "deploy/.ssh/authorized_keys"
+        return file.read_text("utf-8") if file.exists() else ""
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A machine that nobody else sees."""
+    need(os.geteuid() == 0, "root, for a machine of the tests' own")
+    with tempfile.TemporaryDirectory(prefix="fh") as folder:
+        yield Machine(Path(folder))
+
+
+def test_a_fresh_machine(machine: Machine) -> None:
+    """It gets an engine, a Swarm, and a user in the engine's group with a key that no one else can change."""
+    machine.programs.answer("^docker version", status=1, once=True)
+    machine.has_engine("inactive")
+    done = machine.prepare("--here", "--authorize", KEY)
+    assert done.returncode == 0, done.stderr
+    install = "apt-get install -y -q --no-install-recommends docker.io docker-buildx docker-compose-v2"
+    assert machine.did == [install, "docker swarm init"]
+    assert machine.keys == RESTRICTED
+    shown = run(machine.inside("stat", "-c", "%U %a", "/home/deploy/.ssh", "/home/deploy/.ssh/authorized_keys")).stdout
+    assert shown.splitlines() == ["deploy 700", "deploy 600"]
+    assert "docker" in run(machine.inside("id", "-nG", "deploy")).stdout.split()
+
+
+def test_twice_changes_nothing(machine: Machine) -> None:
+    """What is there stays, also the key of somebody else who deploys."""
+    machine.has_engine()
+    other = KEY.replace("IDeploy", "IOther")
+    for key in (other, KEY, KEY):
+        done = machine.prepare("--here", "--authorize", key)
+        assert done.returncode == 0, done.stderr
+    assert machine.did == []
+    assert machine.keys == authorized(authorized("", other), KEY)
+    assert "useradd" not in done.stderr
+
+
+@pytest.mark.parametrize("engine", [False, True])
+def test_a_dry_run_on_the_machine(machine: Machine, engine: bool) -> None:
+    """Everything is said, and nothing is done."""
+    if engine:
+        machine.has_engine("inactive")
+    else:
+        machine.programs.answer("^docker version", status=1)
+    done = machine.prepare("--here", "--dry-run", "--authorize", KEY)
+    assert done.returncode == 0, done.stderr
+    assert ("would install the Docker Engine" in done.stderr) == (not engine)
+    assert "would make this machine a Swarm" in done.stderr
+    assert "would run: useradd --create-home --shell /bin/sh deploy\n" in done.stderr
+    assert "would write /home/deploy/.ssh/authorized_keys" in done.stderr
+    assert (machine.did, machine.keys) == ([], "")
+    assert not (machine.home / "deploy").exists()
+
+
+def test_an_old_engine_is_refused(machine: Machine) -> None:
+    """An engine that was there is not replaced, and the sentence says what is needed."""
+    machine.programs.answer("^docker version", "20.10.24\n")
+    done = machine.prepare("--here", "--authorize", KEY)
+    assert (done.returncode, machine.did, machine.keys) == (1, [], "")
+    assert done.stderr == "error: the engine there is 20.10.24, and 25 or newer is needed: update it first\n"
+
+
+def test_a_swarm_that_refuses_a_worker(machine: Machine) -> None:
+    """Its reason is shown, and the token that it was shown is not."""
+    machine.has_engine("inactive")
+    machine.programs.answer("swarm join", err="Error response from daemon: invalid join token\n", status=1)
+    (machine.home / "token").write_text(TOKEN, "utf-8")
+    done = machine.prepare("--here", "--authorize", KEY, "--join", "192.0.2.1:2377", "--token-file", "/home/token")
+    assert done.returncode == 1
+    assert machine.did == [f"docker swarm join --token {TOKEN} 192.0.2.1:2377"]
+    sentence = "error: cannot make this machine a worker of the Swarm: Error response from daemon: invalid join token"
+    assert done.stderr.splitlines()[-1] == sentence
+    assert TOKEN not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def address(machine: Machine, tmp_path: Path) -> Iterator[str]:
+    """Where the machine takes root's key over SSH, with the host key known."""
+    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+    need(Path(sshd).exists(), "sshd")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    port, ssh = free_port(), machine.home / "root/.ssh"
+    own, host = make_key(ssh / "id_ed25519"), make_key(tmp_path / "host")
+    (ssh / "authorized_keys").write_text(own + "\n", "utf-8")
+    (ssh / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(host.split()[:2])}\n", "utf-8")
+    variables = " ".join(f"{name}={value}" for name, value in machine.env.items() if name != "HOME")
+    (tmp_path / "config").write_text(
+        f"HostKey {tmp_path}/host\nListenAddress 127.0.0.1:{port}\nPermitRootLogin prohibit-password\nUsePAM yes\n"
+        f"PidFile none\nSetEnv {variables}\n",
+        "utf-8",
+    )
+    daemon = Daemon("sshd", tmp_path)
+    scan = ["ssh-keyscan", "-p", str(port), "127.0.0.1"]
+    try:
+        daemon.start(
+            machine.inside(sshd, "-D", "-e", "-f", str(tmp_path / "config")),
+            ready=lambda: "ssh-ed25519" in run(scan, check=False).stdout,
+            seconds=20,
+        )
+        yield f"127.0.0.1:{port}"
+    finally:
+        daemon.stop()
+
+
+def test_over_ssh(machine: Machine, address: str) -> None:
+    """One command makes it a place to deploy to; the key that it prints the name of can do that and nothing else."""
+    machine.has_engine("inactive")
+    done = machine.prepare(address)
+    assert done.returncode == 0, done.stderr
+    assert f"gh variable set DEPLOY_HOST --body deploy@{address}\n" in done.stdout
+    known = (machine.home / "root/.ssh/known_hosts").read_text("utf-8").strip()
+    assert f"gh variable set DEPLOY_KNOWN_HOSTS --body '{known}'\n" in done.stdout
+    assert "gh secret set DEPLOY_SSH_KEY < /home/root/.ssh/friendlyhello_deploy\n" in done.stdout
+    assert machine.did == ["docker swarm init"]
+    assert list((machine.home / "tmp").iterdir()) == []
+
+    port = address.partition(":")[2]
+    key = "/home/root/.ssh/friendlyhello_deploy"
+    login = ["ssh", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", key, "-p", port, "deploy@127.0.0.1"]
+    machine.programs.answer("dial-stdio", "the engine\n")
+    assert run(machine.inside(*login, "id"), env=machine.env).stdout == "the engine\n"
+    assert machine.did[-1] == "docker system dial-stdio"
+
+
+def test_a_dry_run_over_ssh(machine: Machine, address: str) -> None:
+    """It says what would be done there."""
+    machine.has_engine("inactive")
+    done = machine.prepare(f"root@{address}", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would make this machine a Swarm" in done.stderr
+    assert (machine.did, machine.keys) == ([], "")
+
+
+def test_a_second_machine_joins(machine: Machine, address: str) -> None:
+    """With the token that the manager gives, which is said nowhere; nobody logs in to a worker to deploy."""
+    machine.programs.answer("join-token", f"{TOKEN}\n").answer("NodeAddr", "192.0.2.1\n")
+    machine.has_engine("inactive")
+    done = machine.prepare(f"root@{address}", "--join", f"root@{address}")
+    assert done.returncode == 0, done.stderr
+    assert machine.did == [
+        "docker swarm join-token --quiet worker",
+        f"docker swarm join --token {TOKEN} 192.0.2.1:2377",
+    ]
+    assert f"127.0.0.1 is a worker of root@{address}'s Swarm" in done.stderr
+    assert TOKEN not in done.stderr + done.stdout
+    assert (machine.keys, list((machine.home / "tmp").iterdir())) == ("", [])
+
+
+def test_a_machine_that_cannot_be_prepared(machine: Machine, address: str) -> None:
+    """Its own words are shown, and nothing of ours stays there."""
+    machine.programs.answer("^docker version", "20.10.24\n")
+    done = machine.prepare(f"root@{address}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-2:] == [
+        "error: the engine there is 20.10.24, and 25 or newer is needed: update it first",
+        "error: 127.0.0.1 could not be prepared: see above",
+    ]
+    assert list((machine.home / "tmp").iterdir()) == []
+
+
+def test_a_machine_that_cannot_be_reached(machine: Machine, address: str) -> None:
+    """Another key than the known one, as somebody in between would show: the command to try by hand is named."""
+    known = machine.home / "root/.ssh/known_hosts"
+    other = make_key(machine.home / "other")
+    known.write_text(f"[127.0.0.1]:{address.partition(':')[2]} {other}\n", "utf-8")
+    done = machine.prepare(f"root@{address}")
+    assert done.returncode == 1
+    assert "Host key verification failed." in done.stderr
+    port = address.partition(":")[2]
+    assert done.stderr.splitlines()[-1] == (
+        f"error: cannot reach 127.0.0.1 by ssh: see above; run ssh -p {port} root@127.0.0.1 once by hand"
+    )
+    assert machine.programs.calls == []

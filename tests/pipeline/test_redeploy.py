@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -355,18 +356,38 @@ def test_a_stack_is_named_after_the_repository(name: str, stack: str) -> None:
     [
         ("hello.example.org", "ssh://deploy@hello.example.org:22"),
         ("me@10.0.0.1:2222", "ssh://me@10.0.0.1:2222"),
+        ("hello:2222", "ssh://deploy@hello:2222"),
     ],
 )
 def test_a_host_is_reached_as_the_deploy_user_unless_another_is_named(text: str, docker_host: str) -> None:
     """[user@]host[:port]"""
-    assert parse_target(text).docker_host == docker_host
+    target = parse_target("DEPLOY_HOST", text)
+    assert (str(target), target.docker_host) == (text, docker_host)
 
 
-@pytest.mark.parametrize("text", ["-oProxyCommand=id", "a b", "a;b", "me@", "a:0", "a:70000", "a\nb", "$(id)"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "-oProxyCommand=id", "a b", "a;b", "me@", "a:", "a:0", "a:70000", "a\n", "a\nb", "$(id)", "a@b@c", "a-", "a."],
+)
 def test_what_is_no_host_is_refused(text: str) -> None:
-    """Nothing of it reaches ssh."""
-    with pytest.raises(UsageError, match="DEPLOY_HOST is"):
-        parse_target(text)
+    """Nothing reaches ssh that it or a shell could take for something else; the sentence says what is wrong."""
+    with pytest.raises(UsageError, match=rf"^--join is {re.escape(repr(text))}, which is not \[user@\]host\[:port\]"):
+        parse_target("--join", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ssh", "known_as"),
+    [
+        ("root@host.example.org", "ssh root@host.example.org", "host.example.org"),
+        ("host", "ssh host", "host"),
+        ("me@192.0.2.1:2222", "ssh -p 2222 me@192.0.2.1", "[192.0.2.1]:2222"),
+        ("me@host:22", "ssh -p 22 me@host", "host"),
+    ],
+)
+def test_how_a_host_is_reached_by_hand(text: str, ssh: str, known_as: str) -> None:
+    """What is not said is left to ssh's own configuration; ssh keeps the key of another port under another name."""
+    target = parse_target("DEPLOY_HOST", text)
+    assert (" ".join(target.ssh), target.known_as) == (ssh, known_as)
 
 
 def test_ssh_never_trusts_a_key_that_nobody_vouched_for() -> None:
