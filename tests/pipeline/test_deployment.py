@@ -86,6 +86,8 @@ def published(docker: Programs, labels: object, *, proof: object = PROVENANCE) -
     """Let docker say that the registry has me/hello:1.0.0; return its digest."""
     index = json.dumps({"manifests": [PLATFORM, PROOF]})
     docker.answer(f"--raw me/hello@{NEW}", json.dumps(proof))
+    # What an image says of itself proves nothing.
+    docker.answer(f"--raw me/hello@{OLD}", json.dumps(PROVENANCE))
     docker.answer("--raw me/hello[:@]", index)
     commit = json.dumps(labels).replace("{commit}", source().sha)
     docker.answer("json .Image", f'{{"linux/amd64": {{"config": {{"Labels": {commit}}}}}}}')
@@ -258,10 +260,10 @@ def test_a_rehearsal_leaves_nothing_behind(docker: Programs, state: str) -> None
 # What the Swarm keeps.
 
 
-def config(content: object) -> str:
-    """What `docker config inspect` says of one."""
-    data = base64.b64encode(json.dumps(content).encode()).decode()
-    return json.dumps([{"ID": "c1", "Spec": {"Data": data}}])
+def config(*contents: object) -> str:
+    """What `docker config inspect` says of some."""
+    data = [base64.b64encode(json.dumps(content).encode()).decode() for content in contents]
+    return json.dumps([{"ID": f"c{number}", "Spec": {"Data": text}} for number, text in enumerate(data, start=1)])
 
 
 def holder(until: float) -> str:
@@ -316,12 +318,14 @@ def test_a_killed_one_is_taken_over_from(docker: Programs) -> None:
 def test_records_are_kept_and_read(docker: Programs) -> None:
     """Oldest first; of more than twenty the oldest go."""
     names = [f"hello_deployed_{number:06d}" for number in range(1, 23)]
-    docker.answer("config ls", "\n".join(reversed(names))).answer("config inspect", config(asdict(PROVEN)))
+    second = Record(2, RELEASE, "2026-01-03T03:04:05Z", "me@here", before=1)
+    docker.answer("config ls", "\n".join(reversed(names)))
+    docker.answer("config inspect", config(asdict(second), asdict(PROVEN)))
 
-    swarm.write_record("hello", PROVEN)
+    swarm.write_record("hello", second)
 
     assert docker.calls[-1] == ["docker", "config", "rm", *names[:2]]
-    assert swarm.history("hello") == [PROVEN]
+    assert swarm.history("hello") == [PROVEN, second]
 
 
 @pytest.mark.parametrize(
