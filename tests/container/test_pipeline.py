@@ -13,11 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from lib import containers
+import build_image
+import engine
+import pipeline
+import ports
+from lib import command, containers
 from lib.command import run, wait_until
-from lib.registry import LocalImage
+from lib.names import ImageName, source
+from lib.registry import LocalImage, index_of, local_image
+from lib.standin import host_platform
 
 ROOT = Path(__file__).resolve().parents[2]
+PREFIX = f"friendlyhello-test-{os.getpid()}"
 
 
 def ours() -> set[str]:
@@ -58,6 +65,64 @@ def test_build_to_run(clone: Path, free_port: int) -> None:
     assert result["tested_digest"] in done.stdout
     assert "docker run --rm -p 4000:80 " in done.stdout
     assert ours() == before
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a run in this process leaves its files; it is for this machine's platform only."""
+    folder = tmp_path / "build"
+    for module in (command, build_image, pipeline):
+        monkeypatch.setattr(module, "STATE", folder)
+    for name in ("begun", "total"):
+        monkeypatch.setattr(command.Progress, name, 0)
+    monkeypatch.setattr(engine, "PLATFORMS", (host_platform(),))
+    return folder
+
+
+def test_publish(
+    registry: int, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --push it goes to the registry that is named, and the login there ends with the run."""
+    target = ImageName(f"localhost:{registry}", "me", "hello")
+    monkeypatch.setattr(pipeline, "IMAGE", f"{PREFIX}:published")
+    for name, value in {
+        "DOCKER_CONFIG": str(tmp_path / "docker"),
+        "DOCKERHUB_USERNAME": "me",
+        "DOCKERHUB_TOKEN": "s3cret",
+        "IMAGE_REPOSITORY": "hello",
+        "REGISTRY": target.registry,
+    }.items():
+        monkeypatch.setenv(name, value)
+    tag = target.tagged(source().revision)
+    try:
+        assert pipeline.main(["--push", "--port", str(ports.free_port())]) == 0
+    finally:
+        run(["docker", "image", "rm", "--force", f"{PREFIX}:published", tag], check=False)
+    index = index_of(tag)
+    printed = capsys.readouterr()
+    assert index is not None
+    assert index.digest in printed.out
+    assert f"docker run --rm -p 4000:80 {tag}\n" in printed.out
+    assert f"$ docker push {tag}\n" in printed.err
+    assert not json.loads((tmp_path / "docker/config.json").read_text("utf-8")).get("auths")
+    assert "s3cret" not in printed.out + printed.err
+
+
+def test_build_alone(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next step is handed the digest that the engine has, on paper and as the job's output."""
+    name = f"{PREFIX}:alone"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    try:
+        assert build_image.main(["--image", name]) == 0
+        digest = local_image(name).digest
+    finally:
+        run(["docker", "image", "rm", "--force", name], check=False)
+    assert capsys.readouterr().out == f"{digest}\n"
+    assert (tmp_path / "output").read_text("utf-8") == f"digest={digest}\nimage={name}\n"
+    facts = json.loads((state / "image.json").read_text("utf-8"))
+    assert (facts["digest"], facts["platforms"]) == (digest, [host_platform()])
 
 
 def test_a_dirty_work_tree_is_marked(clone: Path) -> None:
