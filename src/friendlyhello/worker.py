@@ -1,7 +1,8 @@
-"""gunicorn's gevent worker, sending each response in one piece."""
+"""gunicorn's gevent worker, sending each response in one piece and giving every connection its turn."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from gunicorn.workers.ggevent import GeventWorker
@@ -37,8 +38,12 @@ class Corked:
             self._sock.sendall(data)
 
     def recv(self, *args: Any) -> Any:
-        """Send what was held back, then read."""
+        """Send what was held back, let the other connections have their turn, then read.
+
+        Without the turn, a client that is fast enough is served alone for as long as nothing has to be waited for.
+        """
         self._flush()
+        time.sleep(0)
         return self._sock.recv(*args)
 
     def close(self) -> None:

@@ -252,3 +252,30 @@ def test_options_are_gunicorns(monkeypatch: pytest.MonkeyPatch) -> None:
     command.main()
 
     assert sys.argv == ["friendlyhello", *GUNICORN[1:3], "--bind", "127.0.0.1:4000", GUNICORN[3]]
+
+
+TURNS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from friendlyhello.worker import Corked
+
+class Ready:
+    def recv(self, size):
+        return b"x"
+
+def serve(name):
+    connection = Corked(Ready())
+    for _ in range(3):
+        connection.recv(1)
+        print(name, end="")
+
+gevent.joinall([gevent.spawn(serve, name) for name in "ab"])
+"""
+
+
+def test_a_fast_client_is_not_served_alone() -> None:
+    """Two clients that always have something to read are served by turns."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", TURNS], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("ababab", "")
