@@ -24,7 +24,7 @@ IMAGE = f"friendlyhello-test-swarm-{os.getpid()}"
 
 @dataclass
 class Host:
-    """A Swarm of one host with its registry. `commits` are this repository's, newest first."""
+    """A host of a Swarm with its registry. `commits` are this repository's, newest first."""
 
     own: OwnEngine
     port: int
@@ -42,10 +42,10 @@ class Host:
             "GITHUB_ACTIONS": "",
         }
 
-    def redeploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the script as a user does."""
+    def redeploy(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the script as a user does, with `more` in its environment."""
         command = [sys.executable, str(ROOT / "scripts/redeploy.py"), *arguments]
-        return subprocess.run(command, env=self.environment(), capture_output=True, text=True)
+        return subprocess.run(command, env={**self.environment(), **more}, capture_output=True, text=True)
 
     def digest(self, tag: str) -> str:
         """The digest that a tag has in the registry."""
