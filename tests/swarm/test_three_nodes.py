@@ -21,7 +21,8 @@ from lib.command import run, wait_until
 from lib.daemon import Daemon
 from lib.names import git, source
 from lib.standin import host_platform, start_registry
-from swarm.host import IMAGE, Host, Load, free_port
+from ports import free_port
+from swarm.host import IMAGE, Host, Load
 from swarm.own_engine import Network, OwnEngine
 
 pytestmark = pytest.mark.full
