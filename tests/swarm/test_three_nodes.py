@@ -58,7 +58,7 @@ class Swarm:
         return all(
             sorted(self.managers(host).values()) == ["Leader", "Reachable", "Reachable"]
             and self.nodes("edge", host) == names
-            and len(self.nodes("web", host)) == len(names)
+            and len(self.nodes("web", host)) >= len(names)
             for host in self.hosts
         )
 
@@ -161,12 +161,16 @@ def test_a_node_is_cut_off(swarm: Swarm) -> None:
     leader = swarm.leader(swarm.hosts[1])
     lost = next(host for host in (swarm.hosts[2], swarm.hosts[0]) if host.own.name != leader)
     rest = [host for host in swarm.hosts if host is not lost]
-    names = sorted(host.own.name for host in rest)
+    names = {host.own.name for host in rest}
+    # The Swarm puts a new replica where there are fewest, so that then every node has one.
+    more = rest[0].redeploy("1.1.0", REPLICAS="6")
+    assert more.returncode == 0, more.stderr
+    assert lost.own.name in swarm.nodes("web", rest[0])
     try:
         with Load(rest[0]) as one, Load(rest[1]) as other:
             lost.own.cut_off()
             wait_until(
-                lambda: len(on := swarm.nodes("web", rest[0])) == 3 and set(on) == set(names),
+                lambda: len(on := swarm.nodes("web", rest[0])) == 6 and set(on) == names,
                 seconds=90,
                 what="the replicas to be back elsewhere",
             )
