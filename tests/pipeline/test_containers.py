@@ -26,6 +26,7 @@ ALIVE = f"{os.getpid()}-{started_at(os.getpid())}"
         ("by-hand", True),
         ("", True),
     ],
+    ids=["alive", "dead", "reused", "unknown", "by-hand", "none"],
 )
 def test_is_alive(run: str, alive: bool) -> None:
     """Whether a run's process still runs; what cannot be told counts as alive."""
