@@ -82,7 +82,7 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
 
 
 def pytest_command(python: Path, *, everything: bool, tests: Sequence[str] = ()) -> list[str]:
-    """Return the command that runs `tests`, or all of them two at a time; `everything` has a mark for coverage."""
+    """Return the command that runs `tests`, or all, two at a time, with a mark for coverage where `everything` can run."""
     two = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
     coverage = ["--cov", "--cov-report=term", *([f"--cov-fail-under={COVERAGE}"] if everything else [])]
     return [str(python), "-m", "pytest", *(tests or [*two, *coverage])]
