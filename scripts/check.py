@@ -82,10 +82,9 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
 
 
 def pytest_command(python: Path, *, everything: bool, tests: Sequence[str] = ()) -> list[str]:
-    """Return the command that runs `tests`, or all, two at a time, with a mark for coverage where `everything` can run."""
-    two = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    """Return the command that runs the tests; coverage has to be reached where `everything` could run."""
     coverage = ["--cov", "--cov-report=term", *([f"--cov-fail-under={COVERAGE}"] if everything else [])]
-    return [str(python), "-m", "pytest", *(tests or [*two, *coverage])]
+    return [str(python), "-m", "pytest", *([] if tests else coverage), *tests]
 
 
 def make_environment(folder: Path, python: str = "") -> Path:

@@ -10,25 +10,12 @@ REQUIRED = os.environ.get("REQUIRE_ENGINE") == "1"
 FULL = os.environ.get("FULL") == "1"
 
 
-# Two run at once: what needs the one engine here by turns, the Swarms (which have engines of their own), and the rest.
-GROUPS = {"container": "1 engine", "workflows": "1 engine", "swarm": "2 swarm"}
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that need minutes, unless scripts/check.py --full asks for them; begin with what takes long.
-
-    A group is run by one process, in its order: pytest-xdist.readthedocs.io/en/stable/distribution.html.
-    """
+    """Leave out the tests that need minutes, unless they are asked for: scripts/check.py --full."""
     left_out = [item for item in items if item.get_closest_marker("full") and not FULL]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-
-    def group(item: pytest.Item) -> str:
-        return GROUPS.get(item.path.parent.name, f"3 {item.path.stem}")
-
-    items[:] = sorted((item for item in items if item not in left_out), key=group)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def need(present: bool, what: str) -> None:

@@ -61,7 +61,6 @@ def test_pytest_command() -> None:
         str(python),
         "-m",
         "pytest",
-        *("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"),
         "--cov",
         "--cov-report=term",
         f"--cov-fail-under={check.COVERAGE}",

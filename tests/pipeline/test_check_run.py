@@ -88,7 +88,7 @@ def test_all_checks_pass(tools: Programs, capfd: pytest.CaptureFixture[str]) -> 
     assert [call[0] for call in tools.calls] == [
         *("uv", "uv", "ruff", "ruff", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor", "python"),
     ]
-    assert tools.calls[-1][1:] == check.pytest_command(Path("python"), everything=False)[1:]
+    assert tools.calls[-1][1:] == ["-m", "pytest", "--cov", "--cov-report=term"]
     assert "all checks passed" in capfd.readouterr().err
 
 
@@ -109,7 +109,7 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
     assert check.main(["--setup", "--require-engine", "--full"]) == 0
     assert done == [False, check.TEST_PACKAGES]
     asked = (tools.folder / "asked").read_text("utf-8")
-    assert asked == f"1 1 {' '.join(check.pytest_command(Path('python'), everything=True)[1:])}\n"
+    assert asked == f"1 1 -m pytest --cov --cov-report=term --cov-fail-under={check.COVERAGE}\n"
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 1)])
