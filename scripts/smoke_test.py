@@ -14,7 +14,7 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,13 +232,9 @@ class SmokeTest:
             visits = visits_in(response)
             check_page(response, hostname, str(visits))
         say(f"$ {shown(curl_command(self.port, '/readyz'))}  # the same")
-        answers: list[Response] = []
-
-        def ready() -> bool:
-            answers.append(self.get("/readyz", fail=False, show=False))
-            return answers[-1].status == 200
-
-        wait_until(ready, seconds=COUNT_SECONDS, what="/readyz to answer 200")
+        answers = self.ask_until(
+            "/readyz", lambda answer: answer.status == 200, what="/readyz to answer 200", fail=False
+        )
         check_ready(answers[-1], 200)
         say("ok: visits count up, one at a time, as soon as there is a Redis")
 
@@ -248,17 +244,22 @@ class SmokeTest:
         Each worker finds the Redis by itself, so pages without a count may come in between; such a visit
         may have been counted.
         """
-        pages: list[Response] = []
-
-        def counted() -> bool:
-            pages.append(self.get("/", show=False))
-            return visits_in(pages[-1]) is not None
-
-        wait_until(counted, seconds=COUNT_SECONDS, what="the page to count visits")
+        pages = self.ask_until("/", lambda page: visits_in(page) is not None, what="the page to count visits")
         visits = visits_in(pages[-1]) or 0
         if last is not None and (visits <= last or (len(pages) == 1 and visits != last + 1)):
             raise Failure(f"the page counted {visits} after {last}")
         return pages[-1]
+
+    def ask_until(self, path: str, good: Callable[[Response], bool], *, what: str, fail: bool = True) -> list[Response]:
+        """Ask until an answer is good, and return all of them; raise Failure after COUNT_SECONDS."""
+        answers: list[Response] = []
+
+        def asked() -> bool:
+            answers.append(self.get(path, fail=fail, show=False))
+            return good(answers[-1])
+
+        wait_until(asked, seconds=COUNT_SECONDS, what=what)
+        return answers
 
     def check_healthy(self) -> None:
         """Check that the image's own HEALTHCHECK finds the service healthy."""
