@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -50,15 +47,8 @@ def broken(image: LocalImage) -> Iterator[Callable[[str], str]]:
     name = f"{PREFIX}:broken"
 
     def build(lines: str) -> str:
-        dockerfile = f"FROM {image.reference}\n{lines}\n"
-        context = BytesIO()
-        with tarfile.open(fileobj=context, mode="w") as archive:
-            entry = tarfile.TarInfo("Dockerfile")
-            entry.size = len(dockerfile.encode())
-            archive.addfile(entry, BytesIO(dockerfile.encode()))
         command = ["docker", "buildx", "build", "--builder", "default", "--load", "--quiet", "--tag", name, "-"]
-        done = subprocess.run(command, input=context.getvalue(), capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()
+        run(command, stdin=f"FROM {image.reference}\n{lines}\n")
         return name
 
     yield build

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +17,6 @@ import pytest
 import prepare_host
 from conftest import need
 from lib.command import Failure, UsageError, run
-from lib.daemon import Daemon
 from lib.ssh import Target
 from ports import free_port
 from prepare_host import (
@@ -35,6 +33,7 @@ from prepare_host import (
     what_to_set,
 )
 from programs import Programs
+from ssh_server import ssh_server
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDeploy friendlyhello deploy"
@@ -312,30 +311,13 @@ def test_a_swarm_that_refuses_a_worker(machine: Machine) -> None:
 @pytest.fixture
 def address(machine: Machine, tmp_path: Path) -> Iterator[str]:
     """Where the machine takes root's key over SSH, with the host key known."""
-    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-    need(Path(sshd).exists(), "sshd")
-    Path("/run/sshd").mkdir(exist_ok=True)
     port, ssh = free_port(), machine.home / "root/.ssh"
-    own, host = make_key(ssh / "id_ed25519"), make_key(tmp_path / "host")
-    (ssh / "authorized_keys").write_text(own + "\n", "utf-8")
-    (ssh / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(host.split()[:2])}\n", "utf-8")
+    (ssh / "authorized_keys").write_text(make_key(ssh / "id_ed25519") + "\n", "utf-8")
     variables = " ".join(f"{name}={value}" for name, value in machine.env.items() if name != "HOME")
-    (tmp_path / "config").write_text(
-        f"HostKey {tmp_path}/host\nListenAddress 127.0.0.1:{port}\nPermitRootLogin prohibit-password\nUsePAM yes\n"
-        f"PidFile none\nSetEnv {variables}\n",
-        "utf-8",
-    )
-    daemon = Daemon("sshd", tmp_path)
-    scan = ["ssh-keyscan", "-p", str(port), "127.0.0.1"]
-    try:
-        daemon.start(
-            machine.inside(sshd, "-D", "-e", "-f", str(tmp_path / "config")),
-            ready=lambda: "ssh-ed25519" in run(scan, check=False).stdout,
-            seconds=20,
-        )
+    options = f"UsePAM yes\nSetEnv {variables}"
+    with ssh_server(tmp_path, "127.0.0.1", port, options, lambda command: machine.inside(*command)) as key:
+        (ssh / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(key.split()[:2])}\n", "utf-8")
         yield f"127.0.0.1:{port}"
-    finally:
-        daemon.stop()
 
 
 def test_over_ssh(machine: Machine, address: str) -> None:

@@ -8,11 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,9 @@ from lib.daemon import Daemon
 from lib.names import git, source
 from lib.registry import index_of
 from lib.standin import host_platform, start_registry
-from prepare_host import authorized
+from ports import free_port
+from prepare_host import authorized, make_key
+from ssh_server import ssh_server
 from swarm.own_engine import OwnEngine
 
 pytestmark = pytest.mark.full
@@ -89,28 +89,9 @@ class Host:
     def publish(self, tag: str, commit: str, lines: str = "") -> None:
         """Publish the image as a commit's, with some lines of a Dockerfile more."""
         labels = f'LABEL org.opencontainers.image.revision="{commit}"\nENV REVISION="{commit}"\n'
-        dockerfile = f"FROM {IMAGE}:good\n{labels}{lines}\n".encode()
-        context = BytesIO()
-        with tarfile.open(fileobj=context, mode="w") as archive:
-            entry = tarfile.TarInfo("Dockerfile")
-            entry.size = len(dockerfile)
-            archive.addfile(entry, BytesIO(dockerfile))
         name = f"localhost:{self.port}/me/hello:{tag}"
-        build = [
-            "docker",
-            "buildx",
-            "build",
-            "--builder",
-            "default",
-            "--load",
-            "--provenance",
-            "mode=max",
-            "--tag",
-            name,
-            "-",
-        ]
-        done = subprocess.run(build, input=context.getvalue(), capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()
+        build = ["docker", "buildx", "build", "--builder", "default", "--load", "--provenance", "mode=max", "--tag"]
+        run([*build, name, "-"], stdin=f"FROM {IMAGE}:good\n{labels}{lines}\n")
         run(["docker", "push", "--quiet", name])
         run(["docker", "image", "rm", "--force", name])
 
@@ -196,15 +177,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
             run(["docker", "image", "rm", "--force", f"{IMAGE}:good"], check=False)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture
 def at_first(host: Host) -> Host:
     """The host, with 1.0.0 serving."""
@@ -273,28 +245,12 @@ def test_a_killed_container(at_first: Host) -> None:
     load.check()
 
 
-def make_key(file: Path) -> str:
-    """Make a key pair and return its public half."""
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)])
-    return file.with_suffix(".pub").read_text("utf-8").strip()
-
-
 def test_over_ssh(at_first: Host, tmp_path: Path) -> None:
     """DEPLOY_HOST is reached by its known key only, with a key that can do nothing but deploy."""
-    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-    need(Path(sshd).exists(), "sshd")
-    Path("/run/sshd").mkdir(exist_ok=True)
     tmp_path.chmod(0o700)
-    key, host_key, other = (make_key(tmp_path / name) for name in ("key", "host", "other"))
+    key, other = (make_key(tmp_path / name) for name in ("key", "other"))
     dial = f"docker --host {at_first.own.env['DOCKER_HOST']} system dial-stdio"
     (tmp_path / "authorized").write_text(authorized("", key).replace("docker system dial-stdio", dial), "utf-8")
-    (tmp_path / "config").write_text(
-        f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\nStrictModes no\nUsePAM no\n"
-        f"PermitRootLogin prohibit-password\nPidFile none\nListenAddress {at_first.own.address}:2222\n",
-        "utf-8",
-    )
-    enter = ["nsenter", f"--net=/var/run/netns/{at_first.own.namespace}"]
-    daemon = Daemon("sshd", tmp_path)
     where = {
         "DEPLOY_HOST": f"root@{at_first.own.address}:2222",
         "DEPLOY_SSH_KEY": (tmp_path / "key").read_text("utf-8"),
@@ -307,16 +263,12 @@ def test_over_ssh(at_first: Host, tmp_path: Path) -> None:
         command = [sys.executable, str(ROOT / "scripts/redeploy.py"), "--status"]
         return subprocess.run(command, env=env, capture_output=True, text=True)
 
-    scan = ["ssh-keyscan", "-p", "2222", at_first.own.address]
-    try:
-        daemon.start(
-            [*enter, sshd, "-D", "-e", "-f", str(tmp_path / "config")],
-            ready=lambda: "ssh-ed25519" in run(scan, check=False).stdout,
-            seconds=20,
-        )
+    def enter(command: list[str]) -> list[str]:
+        return ["nsenter", f"--net=/var/run/netns/{at_first.own.namespace}", *command]
+
+    options = f"AuthorizedKeysFile {tmp_path}/authorized\nStrictModes no\nUsePAM no"
+    with ssh_server(tmp_path, at_first.own.address, 2222, options, enter) as host_key:
         right, wrong = status(host_key), status(other)
-    finally:
-        daemon.stop()
     assert right.returncode == 0, right.stderr
     assert at_first.digest("1.0.0") in right.stdout
     assert wrong.returncode == 1

@@ -15,6 +15,7 @@ from engine import look, problems
 from front import Front
 from lib.command import run
 from lib.daemon import Daemon
+from ports import free_port
 from workflows.act import ACT, PASSWORDS, TOKEN, USERNAME, Scenario, make_project
 
 REGISTRY = """version: 0.1
@@ -30,9 +31,7 @@ def registry_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a registry that wants a login for everything."""
     need(shutil.which("docker-registry") is not None, "docker-registry")
     folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     (folder / "passwords").write_text(PASSWORDS, "utf-8")
     (folder / "config.yml").write_text(REGISTRY.format(folder=folder, port=port), "utf-8")
     daemon = Daemon("registry", folder)
