@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -87,7 +86,8 @@ def started_at(pid: int) -> int | None:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone; one that ended as our child is reaped."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    return started_at(pid) is None
+    """Whether a process is gone; one that is our child is reaped, and is gone only when its last thread is."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return started_at(pid) is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lib.command import Failure
+from lib.command import Failure, wait_until
 from lib.daemon import Daemon, ended, started_at
 
 
@@ -101,3 +102,19 @@ def test_ended() -> None:
         assert started_at(child.pid) is None
         assert ended(child.pid)
     assert not ended(os.getpid())
+
+
+THREAD = """import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_has_ended_when_its_last_thread_has() -> None:
+    """Until then it keeps its files open, although it is a zombie already."""
+    with subprocess.Popen([sys.executable, "-c", THREAD], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        wait_until(lambda: started_at(process.pid) is None, seconds=20, what="the first thread to end")
+        assert not ended(process.pid)
+        process.stdin.close()
+        wait_until(lambda: ended(process.pid), seconds=20, what="the last thread to end")
