@@ -9,8 +9,8 @@ machine disturbs all of it alike. Prints tables in Markdown, and draws the first
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -22,7 +22,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,8 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import check  # noqa: E402
+from build_image import IMAGE  # noqa: E402
 from lib.command import Failure, parser, run, say, start, wait_until  # noqa: E402
+from measuring import Load, load_command, machine, parse, table  # noqa: E402
 
+VISITORS = ROOT / "tests/swarm/load.py"
+SLOW = 1000
 CONNECTIONS = (1, 32, 256, 1000)
 SERVICE = "friendlyhello"
 PLAIN = "gunicorn, 4 sync workers"
@@ -46,43 +49,6 @@ RIVALS = {
         *("--bind", "127.0.0.1:{port}", "service_rivals:bare"),
     ],
 }
-UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
-
-
-@dataclass(frozen=True)
-class Load:
-    """What came of a load: requests a second, milliseconds, and requests that failed."""
-
-    rate: float
-    p50: float
-    p99: float
-    failed: int
-
-
-def load_command(port: int, connections: int, seconds: float) -> list[str]:
-    """Return the command that loads a loopback port."""
-    return [
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds:g}s",
-        "--timeout",
-        "10s",
-        "--latency",
-        f"http://127.0.0.1:{port}/",
-    ]
-
-
-def parse(output: str) -> Load:
-    """Return what wrk reports."""
-
-    def percentile(share: str) -> float:
-        found = re.search(rf"^\s+{share}%\s+([0-9.]+)(us|ms|s|m)\s*$", output, re.MULTILINE)
-        return float(found[1]) * UNITS[found[2]] if found else 0.0
-
-    rate = re.search(r"^Requests/sec:\s+([0-9.]+)$", output, re.MULTILINE)
-    failures = re.findall(r"(?:connect|read|write|timeout|responses:) ([0-9]+)", output)
-    return Load(float(rate[1]) if rate else 0.0, percentile("50"), percentile("99"), sum(map(int, failures)))
 
 
 def median(loads: Sequence[Load]) -> Load:
@@ -182,6 +148,51 @@ def measure(servers: dict[str, tuple[int, int]], connections: int, rounds: int, 
     return {name: median(found) for name, found in loads.items()}
 
 
+def offered(servers: dict[str, tuple[int, int]], rate: int, rounds: int, seconds: float) -> dict[str, Load]:
+    """Ask the servers at the same rate, below what any of them can do, and return the middle of each."""
+    loads: dict[str, list[Load]] = {name: [] for name in servers}
+    for number in range(rounds):
+        say(f"{rate} requests/s, round {number + 1} of {rounds}")
+        for name, (port, _) in servers.items():
+            command = [sys.executable, str(VISITORS), "127.0.0.1", str(port), "--connections", "32"]
+            seen = json.loads(run([*command, "--rate", str(rate), "--seconds", f"{seconds:g}"]).stdout)
+            loads[name].append(Load(seen["requests"] / seen["seconds"], seen["p50"], seen["p99"], seen["failed"]))
+    return {name: median(found) for name, found in loads.items()}
+
+
+@contextlib.contextmanager
+def slow_clients(port: int, count: int) -> Iterator[None]:
+    """Have clients connected that never finish their request, for as long as the server bears with them."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: slow\r\n")
+        yield
+
+
+def container_seconds(rounds: int) -> tuple[float, float]:
+    """Return the seconds from `docker run` to the first page, and of `docker run` importing Flask and redis-py."""
+    service, imports = [], []
+    for _ in range(rounds):
+        port = free_port()
+        begin = time.monotonic()
+        container = run(
+            ["docker", "run", "--rm", "--detach", "--publish", f"127.0.0.1:{port}:80", IMAGE]
+        ).stdout.strip()
+        try:
+            while not answers(port):
+                if time.monotonic() - begin > 60:
+                    raise Failure("the container does not answer; see docker logs")
+                time.sleep(0.005)
+            service.append(time.monotonic() - begin)
+        finally:
+            run(["docker", "rm", "--force", container], check=False)
+        begin = time.monotonic()
+        run(["docker", "run", "--rm", IMAGE, "python", "-c", "import flask, redis"])
+        imports.append(time.monotonic() - begin)
+    return statistics.median(service), statistics.median(imports)
+
+
 def memory(pid: int) -> list[int]:
     """Return the bytes that each worker of a server takes, what it shares being divided up."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -202,12 +213,6 @@ def start_seconds(python: str, redis_url: str, rounds: int) -> tuple[float, floa
         run([python, "-c", "import flask, redis"])
         imports.append(time.monotonic() - begin)
     return statistics.median(service), statistics.median(imports)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, the first column to the left and the numbers to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def comparison(results: dict[int, dict[str, Load]]) -> str:
@@ -254,13 +259,6 @@ def plot(results: dict[int, dict[str, Load]], caption: str) -> str:
     )
 
 
-def machine() -> str:
-    """Return what the figures were measured on."""
-    cpu = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {cpu[1] if cpu else platform.machine()}, Linux {platform.release().split('-')[0]}"
-
-
 def main(argv: Sequence[str]) -> int:
     """Measure, print, draw."""
     arguments = parser(__doc__)
@@ -281,11 +279,19 @@ def main(argv: Sequence[str]) -> int:
                 connections: measure(servers, connections, options.rounds, options.seconds)
                 for connections in CONNECTIONS
             }
+            rate = int(results[32][PLAIN].rate / 200) * 100
+            same = offered({name: servers[name] for name in (SERVICE, PLAIN)}, rate, options.rounds, options.seconds)
+            with slow_clients(servers[SERVICE][0], SLOW):
+                slow = parse(run(load_command(servers[SERVICE][0], 32, 3)).stdout)
             sizes = {name: memory(pid) for name, (_, pid) in servers.items() if name in (SERVICE, PLAIN)}
         service, imports = start_seconds(python, redis_url, options.rounds)
     outages = {"up": results[32][SERVICE]}
-    with rivals(python, [SERVICE], f"redis://127.0.0.1:{free_port()}/0") as servers:
-        outages["refused"] = measure(servers, 32, options.rounds, options.seconds)[SERVICE]
+    for what, address in (
+        ("refused", f"redis://127.0.0.1:{free_port()}/0"),
+        ("unresolvable", "redis://redis.invalid:6379/0"),
+    ):
+        with rivals(python, [SERVICE], address) as servers:
+            outages[what] = measure(servers, 32, options.rounds, options.seconds)[SERVICE]
     with black_hole() as address, rivals(python, [SERVICE], address) as servers:
         outages["black-holed"] = measure(servers, 32, options.rounds, options.seconds)[SERVICE]
 
@@ -296,9 +302,19 @@ def main(argv: Sequence[str]) -> int:
         for name, load in outages.items()
     ]
     print(table([f"{SERVICE}, 32 connections, Redis", "requests/s", "p50 ms", "p99 ms", "times up"], rows) + "\n")
+    rows = [[name, f"{load.rate:,.0f}", f"{load.p50:.1f}", f"{load.p99:.1f}"] for name, load in same.items()]
+    print(table(["the same rate for both, 32 connections", "requests/s", "p50 ms", "p99 ms"], rows) + "\n")
+    print(f"Beside {SLOW} clients that never finish: {slow.rate:,.0f} requests/s, p99 {slow.p99:.1f} ms")
     for name, found in sizes.items():
         print(f"Memory of a worker, {name}: {statistics.mean(found) / 2**20:.0f} MiB")
     print(f"From start to the first page: {service:.2f} s, {service / imports:.2f} times importing Flask and redis-py")
+    if run(["docker", "image", "inspect", IMAGE], check=False).returncode == 0:
+        service, imports = container_seconds(options.rounds)
+        print(f"From docker run to the first page: {service:.2f} s, {service / imports:.2f} times importing the same")
+        size = int(run(["docker", "image", "inspect", "--format", "{{.Size}}", IMAGE]).stdout)
+        print(f"Image: {size / 1e6:.1f} MB compressed, all platforms and the base")
+    else:
+        say(f"no {IMAGE} in an engine here: run scripts/build_image.py to have its start measured, too")
     options.svg.write_text(plot(results, f"wrk on loopback, {machine()}"), encoding="utf-8")
     say(f"drew {options.svg}")
     return 0

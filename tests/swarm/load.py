@@ -2,15 +2,17 @@
 """Ask a page for visits at a constant rate, and say what a visitor would have noticed.
 
 Each connection is one visitor that asks again as soon as it was answered and its turn has come. Runs until its
-standard input closes, or for --seconds; then prints what it saw as JSON, one line.
+standard input closes and --at-least requests were made, or for --seconds; then prints what it saw as JSON, one line.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
+import statistics
 import sys
 import time
 from collections import Counter
@@ -22,7 +24,7 @@ LONGEST_WAIT = 20.0  # seconds for one answer; the edge tries for 15
 
 @dataclass
 class Seen:
-    """What the visitors saw. Seconds are wall-clock; a gap is a time in which nobody was answered."""
+    """What the visitors saw. Seconds are wall-clock; a gap is a time in which nobody was answered; p50, p99 in ms."""
 
     requests: int = 0
     failed: int = 0
@@ -34,27 +36,33 @@ class Seen:
     seconds: float = 0.0
     longest_gap: float = 0.0
     slowest: float = 0.0
+    p50: float = 0.0
+    p99: float = 0.0
     revisions: dict[str, int] = field(default_factory=dict)
 
 
 class Visitors:
     """All the visitors of one address."""
 
-    def __init__(self, host: str, port: int, connections: int, rate: float) -> None:
+    def __init__(self, host: str, port: int, connections: int, rate: float, at_least: int) -> None:
         self.host, self.port = host, port
-        self.connections, self.rate = connections, rate
+        self.connections, self.rate, self.at_least = connections, rate, at_least
         self.request = f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: load\r\n\r\n".encode()
         self.seen = Seen()
         self.numbers: set[int] = set()
         self.revisions: Counter[str] = Counter()
+        self.waits: list[float] = []
         self.running = True
         self.last_answer = 0.0
 
     async def run(self) -> Seen:
-        """Visit until `running` is False; return what was seen."""
+        """Visit until `running` is False and there were enough requests; return what was seen."""
         start = self.last_answer = time.monotonic()
         await asyncio.gather(*(self.visit(number) for number in range(self.connections)))
         self.seen.seconds = round(time.monotonic() - start, 3)
+        if len(self.waits) > 1:
+            hundredths = statistics.quantiles(self.waits, n=100)
+            self.seen.p50, self.seen.p99 = (round(hundredths[place] * 1000, 2) for place in (49, 98))
         self.seen.revisions = dict(self.revisions)
         return self.seen
 
@@ -64,8 +72,8 @@ class Visitors:
         turn = time.monotonic() + every * number / self.connections
         highest = 0
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        while self.running:
-            now = time.monotonic()
+        while self.running or self.seen.requests < self.at_least:
+            now, due = time.monotonic(), turn
             if now < turn:
                 await asyncio.sleep(turn - now)
             turn = max(turn + every, now - every)
@@ -83,6 +91,7 @@ class Visitors:
                 continue
             answered = time.monotonic()
             self.seen.requests += 1
+            self.waits.append(answered - due)
             self.seen.slowest = round(max(self.seen.slowest, answered - asked), 3)
             if not 200 <= status < 300:
                 self.fail(f"status {status}", asked=False)
@@ -133,14 +142,18 @@ class Visitors:
 
 async def visit(options: argparse.Namespace) -> Seen:
     """Run the visitors until standard input closes or the time is up."""
-    visitors = Visitors(options.host, options.port, options.connections, options.rate)
+    visitors = Visitors(options.host, options.port, options.connections, options.rate, options.at_least)
 
     def stop() -> None:
         visitors.running = False
 
+    def stop_at_once() -> None:
+        visitors.running, visitors.at_least = False, 0
+
     loop = asyncio.get_running_loop()
-    loop.call_later(options.seconds, stop)
-    loop.add_reader(sys.stdin.fileno(), stop)
+    loop.call_later(options.seconds, stop_at_once)
+    with contextlib.suppress(PermissionError):  # /dev/null cannot be waited for
+        loop.add_reader(sys.stdin.fileno(), stop)
     return await visitors.run()
 
 
@@ -150,6 +163,7 @@ def main() -> None:
     arguments.add_argument("port", type=int)
     arguments.add_argument("--connections", type=int, default=8)
     arguments.add_argument("--rate", type=float, default=1000, help="requests a second, all connections together")
+    arguments.add_argument("--at-least", type=int, default=0, help="go on after that until so many requests were made")
     arguments.add_argument("--seconds", type=float, default=300, help="stop by itself after this long")
     print(json.dumps(asdict(asyncio.run(visit(arguments.parse_args())))))
 

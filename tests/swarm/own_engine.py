@@ -1,7 +1,12 @@
-"""An engine of the tests' own, in a network namespace: nobody else's engine is made a Swarm of."""
+"""Engines of the tests' own, in network namespaces: nobody else's engine is made a Swarm of.
+
+Each is a machine as far as Docker can tell: with its own host name, processes, /run, network and localhost. Killing
+its first process kills all that runs on it, its containers too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,64 +18,118 @@ from lib.command import run, wait_until
 from lib.daemon import Daemon
 
 
-class OwnEngine:
-    """A dockerd with its own socket, data, mounts and network; `address` is where its ports are reached."""
+class Network:
+    """A switch that engines are plugged into; this machine has the address ending in .1 on it.
 
-    def __init__(self, folder: Path, registry: Path, port: int, number: int = 1) -> None:
-        self.folder = folder
-        self.namespace = f"friendlyhello-{os.getpid()}-{number}"
-        self.link = f"fh{os.getpid() % 100_000}n{number}"
-        self.subnet = f"10.233.{number}"
-        self.address = f"{self.subnet}.2"
-        self.env = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
-        self._registry, self._port = registry, port
-        self._daemons: list[Daemon] = []
+    It is a bridge in a namespace of its own, so that no firewall rule of this machine is between the engines.
+    """
 
-    def _inside(self, name: str, command: str, port: int | None) -> None:
-        """Start a long-running program in the namespace and wait until it answers."""
-        daemon = Daemon(name, self.folder)
-        self._daemons.append(daemon)
-        enter = ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
+    def __init__(self) -> None:
+        self.namespace = f"friendlyhello-{os.getpid()}-switch"
+        self.subnet = f"10.233.{os.getpid() % 256}"
+        self._members = 0
+        self._link = f"fh{os.getpid()}"
 
-        def answers() -> bool:
-            if port is None:
-                return run(["docker", "version"], check=False, env=self.env).returncode == 0
-            ask = [*enter, "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
-            return run(ask, check=False).returncode == 0
+    def _plug(self, port: str, peer: str, *more: str) -> None:
+        """Put a cable between a port of the switch and an interface elsewhere."""
+        ip = ["ip", "-n", self.namespace, "link"]
+        run([*ip, "add", port, "type", "veth", "peer", "name", peer, *more])
+        run([*ip, "set", port, "master", "switch", "up"])
 
-        daemon.start([*enter, "unshare", "--mount", "sh", "-c", f"exec {command}"], ready=answers, seconds=90)
-
-    def start(self) -> None:
-        """Start it, with the stand-in for Docker Hub and the tests' registry on its own localhost."""
-        ip = ["ip", "-n", self.namespace]
-        run(["ip", "netns", "add", self.namespace])
-        run(["ip", "link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.namespace])
-        run(["ip", "address", "add", f"{self.subnet}.1/24", "dev", self.link])
-        run(["ip", "link", "set", self.link, "up"])
-        run([*ip, "address", "add", f"{self.address}/24", "dev", "eth0"])
+    def join(self, namespace: str) -> tuple[str, str]:
+        """Plug a namespace in, as its eth0; return the port of the switch, and the address."""
+        if not self._members:
+            run(["ip", "netns", "add", self.namespace])
+            run(["ip", "-n", self.namespace, "link", "add", "switch", "up", "type", "bridge"])
+            self._plug("host", self._link, "netns", str(os.getpid()))
+            run(["ip", "address", "add", f"{self.subnet}.1/24", "dev", self._link])
+            run(["ip", "link", "set", self._link, "up"])
+        self._members += 1
+        port, address = f"port{self._members}", f"{self.subnet}.{self._members + 1}"
+        self._plug(port, "eth0", "netns", namespace)
+        ip = ["ip", "-n", namespace]
+        run([*ip, "address", "add", f"{address}/24", "dev", "eth0"])
         for device in ("lo", "eth0"):
             run([*ip, "link", "set", device, "up"])
         run([*ip, "route", "add", "default", "via", f"{self.subnet}.1"])
+        return port, address
+
+    def set_link(self, port: str, state: str) -> None:
+        """Pull a cable out of the switch (`down`), or put it in again (`up`)."""
+        run(["ip", "-n", self.namespace, "link", "set", port, state])
+
+    def stop(self) -> None:
+        """Take the switch away, and every cable with it."""
+        run(["ip", "netns", "delete", self.namespace], check=False)
+        run(["ip", "link", "delete", self._link], check=False)
+
+
+class OwnEngine:
+    """A dockerd, with a registry and a stand-in for Docker Hub; `address` is where its ports are reached.
+
+    It is plugged into `network` where there are several, else into one of its own.
+    """
+
+    def __init__(self, folder: Path, registry: Path, port: int, name: str = "node", network: Network | None = None):
+        self.folder, self.name = folder, name
+        self.namespace = f"friendlyhello-{os.getpid()}-{name}"
+        self.network = network or Network()
+        self.link = self.address = ""
+        self.env = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
+        self._registry, self._port = registry, port
+        self._dockerd = Daemon("dockerd", folder)
+        self._registries: list[Daemon] = []
+
+    def start(self) -> None:
+        """Start it, with the stand-in for Docker Hub and the tests' registry on its own localhost."""
+        run(["ip", "netns", "add", self.namespace])
+        self.link, self.address = self.network.join(self.namespace)
         for name, data, port in (
             ("hub", engine.DATA / "hub" / "data", standin.PORT),
             ("registry", self._registry, self._port),
         ):
             config = self.folder / f"{name}.json"
             config.write_text(standin.registry_config(str(data), f"127.0.0.1:{port}"), "utf-8")
-            self._inside(name, f"docker-registry serve {config}", port)
+            self._registries.append(Daemon(name, self.folder))
+            self._start_registry(self._registries[-1], port)
         settings = {**engine.IMAGE_STORE, "registry-mirrors": [f"http://{standin.HOST}"]}
         (self.folder / "daemon.json").write_text(json.dumps(settings), "utf-8")
-        places = " ".join(
-            f"--{option} {self.folder}/{place}"
-            for option, place in (
-                ("config-file", "daemon.json"),
-                ("data-root", "data"),
-                ("exec-root", "exec"),
-                ("pidfile", "docker.pid"),
-            )
+        self.power_on()
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
+
+    def _start_registry(self, daemon: Daemon, port: int) -> None:
+        ask = [*self._enter(), "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
+        serve = ["docker-registry", "serve", str(self.folder / f"{daemon.name}.json")]
+        daemon.start([*self._enter(), *serve], ready=lambda: run(ask, check=False).returncode == 0, seconds=90)
+
+    def power_on(self) -> None:
+        """Start dockerd, with what it had on its disk and an empty /run, and wait until it answers."""
+        first = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+        options = f"--config-file {self.folder}/daemon.json --data-root {self.folder}/data"
+        self._dockerd.start(
+            [
+                *self._enter(),
+                *first,
+                f"echo {self.name} > /proc/sys/kernel/hostname && mount -t tmpfs tmpfs /run &&"
+                f" exec dockerd {options} --host {self.env['DOCKER_HOST']}",
+            ],
+            ready=lambda: run(["docker", "version"], check=False, env=self.env).returncode == 0,
+            seconds=90,
         )
-        prepare = "mkdir -p /var/run/docker && mount -t tmpfs tmpfs /var/run/docker &&"
-        self._inside("dockerd", f'sh -c "{prepare} exec dockerd {places} -H {self.env["DOCKER_HOST"]}"', None)
+
+    def power_off(self) -> None:
+        """Kill dockerd and every process on it, without a warning."""
+        self._dockerd.stop(seconds=0)
+
+    def cut_off(self) -> None:
+        """Let no packet in or out."""
+        self.network.set_link(self.link, "down")
+
+    def plug_in(self) -> None:
+        """Undo cut_off."""
+        self.network.set_link(self.link, "up")
 
     def docker(self, *arguments: str) -> str:
         """Run docker against it and return what it prints."""
@@ -78,12 +137,13 @@ class OwnEngine:
 
     def stop(self) -> None:
         """End everything that it started and take its network away."""
-        run(["docker", "swarm", "leave", "--force"], check=False, env=self.env)
-        for daemon in reversed(self._daemons):
+        self.power_off()
+        for daemon in self._registries:
             daemon.stop()
         run(["ip", "netns", "delete", self.namespace], check=False)
-        run(["ip", "link", "delete", self.link], check=False)
-        wait_until(lambda: self._removed(), seconds=30, what="the engine's files to be free")
+        self.network.stop()
+        with contextlib.suppress(FileNotFoundError):
+            wait_until(lambda: self._removed(), seconds=30, what="the engine's files to be free")
 
     def _removed(self) -> bool:
         shutil.rmtree(self.folder, ignore_errors=True)

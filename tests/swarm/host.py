@@ -1,0 +1,186 @@
+"""Hosts of a Swarm that versions are redeployed to, and visitors that never stop: what its tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import build_image
+from lib.command import run
+from lib.daemon import Daemon
+from lib.names import git, source
+from lib.registry import index_of
+from lib.standin import host_platform, start_registry
+from ports import free_port
+from swarm.own_engine import OwnEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+LOAD = Path(__file__).with_name("load.py")
+IMAGE = f"friendlyhello-test-swarm-{os.getpid()}"
+
+
+# What makes the good image a bad one.
+BAD = {
+    "crashes": 'CMD ["python", "-c", "raise SystemExit(3)"]',
+    "never-healthy": 'CMD ["python", "-c", "import time; time.sleep(9999)"]',
+    "page-of-500": """COPY <<'EOF' /app/broken/broken.py
+import os
+from friendlyhello import create_app as good
+def create_app():
+    app = good()
+    def broken(environ, start):
+        if environ["PATH_INFO"] != "/":
+            return app(environ, start)
+        start("500 Internal Server Error", [("Content-Length", "0"), ("X-Revision", os.environ["REVISION"])])
+        return [b""]
+    return broken
+EOF
+ENV PYTHONPATH=/app/broken:/app/src:/app/lib
+CMD ["python", "-m", "gunicorn", "--config", "python:friendlyhello.gunicorn_conf", "broken:create_app()"]""",
+}
+
+COMMITS = 2 + len(BAD)
+"""How many commits of this repository the versions are made of."""
+
+
+@dataclass
+class Host:
+    """A host of a Swarm with its registry. `commits` are this repository's, newest first."""
+
+    own: OwnEngine
+    port: int
+    commits: list[str]
+
+    def environment(self) -> dict[str, str]:
+        """What a redeploy to this host is told."""
+        return {
+            **os.environ,
+            **self.own.env,
+            "DOCKERHUB_USERNAME": "me",
+            "IMAGE_REPOSITORY": "hello",
+            "REGISTRY": f"localhost:{self.port}",
+            "DEPLOY_URL": f"http://{self.own.address}:4000/",
+            "GITHUB_ACTIONS": "",
+        }
+
+    def redeploy(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the script as a user does, with `more` in its environment."""
+        command = [sys.executable, str(ROOT / "scripts/redeploy.py"), *arguments]
+        return subprocess.run(command, env={**self.environment(), **more}, capture_output=True, text=True)
+
+    def digest(self, tag: str) -> str:
+        """The digest that a tag has in the registry."""
+        index = index_of(f"localhost:{self.port}/me/hello:{tag}")
+        assert index is not None
+        return index.digest
+
+    def publish(self, tag: str, commit: str, lines: str = "") -> None:
+        """Publish the image as a commit's, with some lines of a Dockerfile more."""
+        labels = f'LABEL org.opencontainers.image.revision="{commit}"\nENV REVISION="{commit}"\n'
+        name = f"localhost:{self.port}/me/hello:{tag}"
+        build = ["docker", "buildx", "build", "--builder", "default", "--load", "--provenance", "mode=max", "--tag"]
+        run([*build, name, "-"], stdin=f"FROM {IMAGE}:good\n{labels}{lines}\n")
+        run(["docker", "push", "--quiet", name])
+        run(["docker", "image", "rm", "--force", name])
+
+    def serving(self) -> str:
+        """The revision that answers."""
+        headers = run(["curl", "--fail", "--silent", "--head", f"http://{self.own.address}:4000/"]).stdout
+        found = re.search(r"(?im)^x-revision: (\S+)", headers)
+        assert found is not None
+        return found[1]
+
+    def visits(self) -> int:
+        """Visit the page and return the number it shows, or 0 where it shows none."""
+        page = run(["curl", "--fail", "--silent", f"http://{self.own.address}:4000/"]).stdout
+        found = re.search(r"<b>Visits:</b> (\d+)", page)
+        return int(found[1]) if found else 0
+
+    def containers(self, service: str) -> list[str]:
+        """The containers of a service that run."""
+        label = f"label=com.docker.swarm.service.name=hello_{service}"
+        return self.own.docker("ps", "--quiet", "--filter", label).split()
+
+    def replicas(self, service: str) -> str:
+        """How many tasks of a service run and should, such as 2/2."""
+        ask = ("service", "ls", "--filter", f"name=hello_{service}", "--format", "{{.Replicas}}")
+        return self.own.docker(*ask).split(" ")[0].strip()
+
+
+def history() -> list[str]:
+    """Return the newest commits of this repository, newest first, as many as the versions need."""
+    return git("rev-list", f"--max-count={COMMITS}", "HEAD").split()
+
+
+@contextlib.contextmanager
+def one_host(folder: Path) -> Iterator[Host]:
+    """A Swarm on an engine of its own, 1.0.0 and 1.1.0 published with a bad version of each kind; 1.0.0 serves."""
+    commits = history()
+    with contextlib.ExitStack() as stack:
+        build_image.build(f"{IMAGE}:good", [host_platform()], source())
+        stack.callback(run, ["docker", "image", "rm", "--force", f"{IMAGE}:good"], check=False)
+        here, port = Daemon("registry-here", folder), free_port()
+        start_registry(here, folder, port)
+        stack.callback(here.stop)
+        # A socket's path has at most 107 characters.
+        short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fh")))
+        own = OwnEngine(short / "engine", folder / "data", port)
+        own.folder.mkdir()
+        stack.callback(own.stop)
+        host = Host(own, port, commits)
+        host.publish("1.0.0", commits[1])
+        host.publish("1.1.0", commits[0])
+        for number, (name, lines) in enumerate(BAD.items(), start=2):
+            host.publish(name, commits[number], lines)
+        own.start()
+        own.docker("swarm", "init", "--advertise-addr", own.address)
+        done = host.redeploy("1.0.0")
+        assert done.returncode == 0, done.stderr
+        assert host.serving() == commits[1]
+        yield host
+
+
+@dataclass
+class Seen:
+    """What the visitors saw."""
+
+    requests: int
+    failed: int
+    reasons: list[str]
+    went_down: int
+    repeated: int
+    uncounted: int
+    longest_gap: float
+
+
+class Load:
+    """Visitors at a constant rate, until the `with` block ends and they have asked at least so many times."""
+
+    def __init__(self, host: Host, rate: int = 400, at_least: int = 0) -> None:
+        command = [sys.executable, str(LOAD), host.own.address, "4000", "--connections", "8", "--rate", str(rate)]
+        command += ["--at-least", str(at_least)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seen: Seen | None = None
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        output = json.loads(self.process.communicate("\n", timeout=300)[0])
+        self.seen = Seen(**{name: output[name] for name in Seen.__dataclass_fields__})
+        print(f"visitors saw {self.seen}")
+
+    def check(self) -> None:
+        """Nobody noticed anything."""
+        assert self.seen is not None
+        assert self.seen.requests > 0
+        assert (self.seen.failed, self.seen.reasons) == (0, [])
+        assert (self.seen.went_down, self.seen.repeated) == (0, 0)
