@@ -37,6 +37,8 @@ from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, image_name, sou
 from lib.registry import index_of, is_attestation, labels_of, missing_platforms
 from lib.ssh import connection
 from lib.swarm import (
+    ENDED,
+    FAILED,
     FAILED_UPDATE,
     MOVING,
     Record,
@@ -61,6 +63,8 @@ DEPLOY = ROOT / "deploy"
 DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 PROVENANCE = "https://slsa.dev/provenance/"
 REVISION = "org.opencontainers.image.revision"
+ERRORS = 2
+"""So many errors are the release's own: one alone may be chance."""
 
 
 @dataclass(frozen=True)
@@ -215,15 +219,24 @@ def answer(address: str) -> tuple[int, str]:
         link.close()
 
 
+def is_error(status: int) -> bool:
+    """Whether a server says that it failed: RFC 9110, section 15.6."""
+    return 500 <= status < 600
+
+
 def smoke_test(address: str, revision: str, *, answers: int, seconds: float) -> None:
-    """Ask through the edge until `answers` in a row carry the revision; raise Failure after `seconds`."""
+    """Ask through the edge until `answers` in a row carry the revision.
+
+    Raises Failure after `seconds`, or as soon as the revision itself has answered with errors.
+    """
     deadline = time.monotonic() + seconds
-    row = 0
+    row = errors = 0
     while row < answers:
         status, carried = answer(address)
         row = row + 1 if (status, carried) == (200, revision) else 0
+        errors += is_error(status) and carried == revision
         if not row:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or errors >= ERRORS:
                 found = f"status {status}, revision {carried or 'none'}" if status else carried
                 raise Failure(f"{address} does not answer with revision {revision}: {found}")
             time.sleep(0.2)
@@ -237,6 +250,9 @@ class Deployment:
         self.settings = settings
         self.address = address
         self.timeout = timeout
+        self.errors = 0
+        self.before: set[str] = set()
+        """The tasks that there were before, which say nothing of the release."""
         self.seen: dict[str, Task] = {}
         self.updates: dict[str, str] = {}
 
@@ -260,6 +276,7 @@ class Deployment:
         while True:
             found, _ = self.look()
             if not any(service.update in MOVING for service in found.values()):
+                self.before = set(self.seen)
                 return found
             if time.monotonic() > deadline:
                 raise Failure(f"an update that began earlier has not ended after {self.timeout:g} s; see --status")
@@ -288,7 +305,7 @@ class Deployment:
             if web is None:
                 raise Failure(f"the stack {self.settings.stack} has no service web any more")
             ours = [task for task in tasks if task.service == web.name and task.image.endswith(release.digest)]
-            failed = [task for task in ours if task.state in ("failed", "rejected")]
+            failed = [task for task in ours if task.state in FAILED]
             bad = [service for service in found.values() if service.update in FAILED_UPDATE[:1] + FAILED_UPDATE[2:]]
             if web.digest != release.digest or (bad and what == "update"):
                 if any(service.update in MOVING for service in found.values()):
@@ -298,6 +315,9 @@ class Deployment:
                     raise Failure(f"the {what} failed: {message}")
             elif not web.update and len(failed) >= 3:
                 raise Failure(f"the service does not start: {failed[0].error}")
+            elif what == "update" and web.update == "updating" and (why := self.why_bad(release, ours)):
+                say(f"going back at once: {why}")
+                run(["docker", "service", "rollback", "--detach", web.name], check=False, timeout=60)
             waiting = [text for service in found.values() if (text := behind(service, tasks))]
             steady = 0 if waiting or web.digest != release.digest else steady + 1
             if steady >= 2:
@@ -307,6 +327,19 @@ class Deployment:
                 raise Failure(f"not done after {self.timeout:g} s: {'; '.join(waiting)}{f' ({why})' if why else ''}")
             time.sleep(0.5)
 
+    def why_bad(self, release: Release, tasks: Sequence[Task]) -> str:
+        """Return why a release that is being rolled out has to go, or "".
+
+        Swarm itself may only look at a replica that ended when it is done with the next one, and it knows nothing of
+        the page: the worse the longer it goes on.
+        """
+        ended = [task for task in tasks if task.id not in self.before and task.state in ENDED]
+        if ended:
+            return str(ended[0])
+        status, revision = answer(self.address)
+        self.errors += is_error(status) and revision == release.revision
+        return f"{self.address} answers with status {status}" if self.errors >= ERRORS else ""
+
     def prove(self, release: Release) -> None:
         """Ask through the edge whether the release serves."""
         seconds = 120 if self.settings.domain else 30  # a first certificate takes its time
@@ -315,8 +348,8 @@ class Deployment:
     def last_words(self, release: Release) -> None:
         """Print the end of the log of the release's task that failed last."""
         mine = [task for task in self.seen.values() if task.image.endswith(release.digest)]
-        failed = [task for task in mine if task.state in ("failed", "rejected", "shutdown", "running")]
-        failed.sort(key=lambda task: task.state not in ("failed", "rejected"))
+        failed = [task for task in mine if task.state in (*ENDED, "shutdown", "running")]
+        failed.sort(key=lambda task: task.state not in ENDED)
         if failed:
             done = run(["docker", "service", "logs", "--raw", "--tail", "20", failed[0].id], check=False, timeout=30)
             lines = (done.stdout + done.stderr).strip().splitlines()[-20:]

@@ -31,6 +31,8 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # https://docs.docker.com/reference/api/engine/, "ServiceInspect", UpdateStatus.
 FAILED_UPDATE = ("paused", "rollback_started", "rollback_paused", "rollback_completed")
 MOVING = ("updating", "rollback_started")
+FAILED = ("failed", "rejected")
+ENDED = (*FAILED, "complete")  # by itself; "shutdown" is what Swarm did to it
 
 
 def docker(*arguments: str, stdin: str | None = None, timeout: float = 60) -> str:

@@ -211,6 +211,48 @@ def test_an_earlier_update_that_does_not_end(docker: Programs, capsys: pytest.Ca
     assert "hello_web is updating: update in progress" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("ps", "answer", "goes_back"),
+    [
+        (tasks("Complete"), (200, PROVEN.release.revision), True),
+        (tasks("Failed"), (200, PROVEN.release.revision), True),
+        (tasks("Running"), (500, RELEASE.revision), True),
+        (tasks("Running"), (500, PROVEN.release.revision), False),
+        (tasks("Running"), (404, RELEASE.revision), False),
+        (tasks("Shutdown"), (0, "refused"), False),
+    ],
+)
+def test_a_bad_release_goes_back_at_once(
+    docker: Programs, monkeypatch: pytest.MonkeyPatch, ps: str, answer: tuple[int, str], goes_back: bool
+) -> None:
+    """Swarm is told to roll back as soon as a replica ended by itself, or visitors get the release's own errors."""
+    monkeypatch.setattr(redeploy, "answer", lambda address: answer)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    moments = iter(range(100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    deployed(docker, service(update="updating"), ps)
+
+    with pytest.raises(Failure, match="not done after 3 s"):
+        Deployment(OWN, "", 3).wait(RELEASE)
+
+    assert (["docker", "service", "rollback", "--detach", "hello_web"] in docker.calls) == goes_back
+
+
+def test_what_ended_before_says_nothing_of_the_release(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remains of an earlier attempt with the same digest do not make it go back."""
+    monkeypatch.setattr(redeploy, "answer", lambda address: (200, PROVEN.release.revision))
+    deployment = Deployment(OWN, "", 0)
+    for _ in range(2):
+        docker.answer("^docker service inspect", service(), once=True)
+    deployed(docker, service(update="updating"), tasks("Failed", wanted="Shutdown"))
+    deployment.settle()
+
+    with pytest.raises(Failure, match="not done after 0 s"):
+        deployment.wait(RELEASE)
+
+    assert not any("rollback" in call for call in docker.calls)
+
+
 def test_a_first_version_that_fails_is_removed(docker: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     """There is nothing to go back to; what it wrote last is shown."""
     deployed(docker, service(), tasks("Running", "Failed", error="exit (3)"))

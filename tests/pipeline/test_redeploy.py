@@ -474,6 +474,16 @@ def test_every_answer_has_to_carry_the_new_revision(page: str) -> None:
     assert len(Page.answers) == 1
 
 
+def test_errors_of_the_release_itself_are_not_waited_out(page: str) -> None:
+    """The version before may answer with errors, and one of the new version's may be chance."""
+    Page.answers = [(500, "old"), (502, "old"), (500, "new"), (200, "new"), (503, "new"), (200, "new")]
+
+    with pytest.raises(Failure, match="does not answer with revision new: status 503, revision new"):
+        redeploy.smoke_test(page, "new", answers=3, seconds=3600)
+
+    assert len(Page.answers) == 1
+
+
 @pytest.mark.parametrize(("status", "revision"), [(200, "old"), (500, "new"), (200, "")])
 def test_a_wrong_answer_fails_with_what_was_found(page: str, status: int, revision: str) -> None:
     """The address, the status and the revision are in the sentence."""
