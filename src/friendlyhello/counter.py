@@ -3,7 +3,7 @@
 Visits that arrive while a command is under way share the next `INCRBY`, and each still gets its own number: one
 connection and one round trip at a time serve a whole worker. A thread of its own (a greenlet under gevent) does all
 the talking, so that whatever Redis or the name service does, a page waits `PATIENCE` at most, and only once: after
-a failure pages go without a number until a probe, every `RETRY`, finds Redis well again.
+a failure pages go without a number until a probe finds Redis well again.
 
 A command that failed is never sent again: Redis may have carried it out, and no visit is counted twice.
 """
@@ -26,8 +26,10 @@ TIMEOUT = 0.25
 """Seconds for each step of the talk with Redis: connecting, and each answer."""
 PATIENCE = 0.4
 """Seconds that a page waits for its number, whatever hangs."""
-RETRY = 1.0
-"""Seconds between two probes while Redis is out of order."""
+RETRY = 0.05
+"""Seconds from a failure to the first probe: a Redis that only hesitated counts again at once."""
+LONGEST_RETRY = 1.0
+"""Seconds between two probes at most; each waits twice as long as the one before, until a visit is counted."""
 
 
 class CounterError(Exception):
@@ -90,6 +92,7 @@ class Counter:
         return batch.total - batch.visits + place
 
     def _talk(self) -> None:
+        pause = RETRY
         while True:
             self._work.wait()
             batch = None
@@ -101,12 +104,14 @@ class Counter:
                     batch.total = self._increment(batch.visits)
                     batch.settled.set()
                     self.on_count(batch.visits)
+                    pause = RETRY
             except Exception as error:  # whatever it is, this thread has to live
                 self._client.connection_pool.disconnect()
                 self._fail(str(error) or type(error).__name__)
                 if batch is not None:
                     batch.settled.set()
-                time.sleep(RETRY)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_RETRY)
 
     def _take(self) -> _Batch:
         """Return the visits that have come in, and let the next ones gather anew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -215,6 +216,33 @@ def test_a_restart_that_nobody_noticed_costs_no_visit(redis_server: RedisServer)
     redis_server.start()
 
     assert counter.add() == 2
+
+
+def test_probes_begin_at_once_and_become_rare(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that only hesitated counts again soon, one that is away is left alone for longer and longer."""
+    pauses: list[float] = []
+    sleep, others = time.sleep, threading.enumerate()
+
+    def noted(seconds: float) -> None:
+        if threading.current_thread() not in others:
+            pauses.append(seconds)
+        else:
+            sleep(seconds)
+
+    def outage(expected: list[float]) -> None:
+        pauses.clear()
+        line.answers.clear()
+        reason(counter)
+        wait_until(lambda: len(pauses) >= len(expected), what="probes")
+        assert pauses[: len(expected)] == expected
+        line.answers.set()
+        count_again(counter)
+
+    monkeypatch.setattr(time, "sleep", noted)
+    counter = counting(line.url)
+    assert counter.add() == 1
+    outage([0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
+    outage([0.05, 0.1])
 
 
 def test_one_line_is_logged_at_each_change(line: Line, log: list[logging.LogRecord]) -> None:

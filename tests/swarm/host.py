@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import build_image
-from lib.command import run
+from lib.command import run, say
 from lib.daemon import Daemon
 from lib.names import git, source
 from lib.registry import index_of
@@ -176,7 +176,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         output = json.loads(self.process.communicate("\n", timeout=300)[0])
         self.seen = Seen(**{name: output[name] for name in Seen.__dataclass_fields__})
-        print(f"visitors saw {self.seen}")
+        say(f"visitors saw {self.seen}")
 
     def check(self) -> None:
         """Nobody noticed anything."""
