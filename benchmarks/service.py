@@ -285,15 +285,19 @@ def main(argv: Sequence[str]) -> int:
                 slow = parse(run(load_command(servers[SERVICE][0], 32, 3)).stdout)
             sizes = {name: memory(pid) for name, (_, pid) in servers.items() if name in (SERVICE, PLAIN)}
         service, imports = start_seconds(python, redis_url, options.rounds)
-    outages = {"up": results[32][SERVICE]}
-    for what, address in (
-        ("refused", f"redis://127.0.0.1:{free_port()}/0"),
-        ("unresolvable", "redis://redis.invalid:6379/0"),
-    ):
-        with rivals(python, [SERVICE], address) as servers:
-            outages[what] = measure(servers, 32, options.rounds, options.seconds)[SERVICE]
-    with black_hole() as address, rivals(python, [SERVICE], address) as servers:
-        outages["black-holed"] = measure(servers, 32, options.rounds, options.seconds)[SERVICE]
+        with black_hole() as hole:
+            addresses = {
+                "up": redis_url,
+                "refused": f"redis://127.0.0.1:{free_port()}/0",
+                "unresolvable": "redis://redis.invalid:6379/0",
+                "black-holed": hole,
+            }
+            with contextlib.ExitStack() as stack:
+                servers = {
+                    name: stack.enter_context(rivals(python, [SERVICE], address))[SERVICE]
+                    for name, address in addresses.items()
+                }
+                outages = measure(servers, 32, options.rounds, options.seconds)
 
     print(f"Measured on {machine()}, {options.rounds} rounds of {options.seconds:g} s each; medians.\n")
     print(comparison(results) + "\n")

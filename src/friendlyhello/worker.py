@@ -35,7 +35,9 @@ class Corked:
         if self._held:
             data = b"".join(self._held)
             self._held.clear()
-            self._sock.sendall(data)
+            sent = self._sock.send(data)  # nearly always all of it, and with less ado than gevent's sendall
+            if sent < len(data):
+                self._sock.sendall(data[sent:])
 
     def recv(self, *args: Any) -> Any:
         """Send what was held back, let the other connections have their turn, then read.
