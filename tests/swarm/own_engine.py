@@ -21,7 +21,8 @@ from lib.daemon import Daemon
 class Network:
     """A switch that engines are plugged into; this machine has the address ending in .1 on it.
 
-    It is a bridge in a namespace of its own, so that no firewall rule of this machine is between the engines.
+    It is a bridge in a namespace of its own, so that no firewall rule of this machine is between the engines. No route
+    leads out of it, so that whoever asks the world for something is told at once that it is not there.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,6 @@ class Network:
         run([*ip, "address", "add", f"{address}/24", "dev", "eth0"])
         for device in ("lo", "eth0"):
             run([*ip, "link", "set", device, "up"])
-        run([*ip, "route", "add", "default", "via", f"{self.subnet}.1"])
         return port, address
 
     def set_link(self, port: str, state: str) -> None:
