@@ -52,7 +52,8 @@ def push(reference: str) -> None:
     if REFUSED.search(done.stderr):
         raise Refused(
             f"the registry refuses {reference}{last_line(done)}; check that DOCKERHUB_USERNAME and"
-            " DOCKERHUB_TOKEN belong together, that the token may write, and that the repository exists or may be made"
+            " DOCKERHUB_TOKEN belong together, that the token may write, and that the repository (IMAGE_REPOSITORY)"
+            " exists"
         )
     raise Failure(f"cannot push {reference}{last_line(done)}")
 

@@ -17,7 +17,8 @@ TLS_HANDSHAKE = b"\x16"  # a record's content type, RFC 8446, 5.1
 class Front:
     """Serves a registry on a port of its own until the `with` block ends.
 
-    `writes_to_fail` is how many writes are still answered with 503; `down` answers everything so.
+    `writes_to_fail` is how many writes are still answered with 503; `down` answers everything so. `denies` answers
+    writes as Docker Hub does where there is no such repository, or not for this user.
     `reader` is the user:password that reads without a login are made with.
     """
 
@@ -26,6 +27,7 @@ class Front:
         self.reader = "Basic " + base64.b64encode(reader.encode()).decode()
         self.writes_to_fail = 0
         self.down = False
+        self.denies = False
         self.requests: list[str] = []
         """Method and path of each request, and whether it carried a login."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
@@ -79,6 +81,11 @@ def handler(front: Front) -> type[BaseHTTPRequestHandler]:
             if front.fails(self.command):
                 self.read_body()
                 self.answer(503, [], b'{"errors":[{"code":"UNAVAILABLE","message":"try again later"}]}')
+                return
+            if front.denies and self.command not in ("GET", "HEAD"):
+                self.read_body()
+                denied = "requested access to the resource is denied"
+                self.answer(403, [], f'{{"errors":[{{"code":"DENIED","message":"{denied}"}}]}}'.encode())
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
             if not login and self.command in ("GET", "HEAD") and self.path != "/v2/":

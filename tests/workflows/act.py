@@ -7,6 +7,7 @@ the actions in `actions/`, and `gh` in `bin/`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,13 +15,15 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from front import Front
 from lib import registry
+from lib.command import run
+from lib.daemon import Daemon
 from lib.names import ImageName
 from lib.tags import list_tags
 
@@ -37,6 +40,12 @@ USERNAME = "octo"
 TOKEN = "token-0f-the-scenarios"
 PASSWORDS = "octo:$2b$05$abcdefghijklmnopqrstuuFDY.YKx1XhxbKgSTEQyrgQEle0HxRiW\n"  # TOKEN, as htpasswd -B writes it
 SLUG = "octo/Hello-World"
+REGISTRY = """version: 0.1
+log: {{level: warn}}
+storage: {{filesystem: {{rootdirectory: {folder}/images}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
+"""
 DATE = "2026-01-02T03:04:05+00:00"  # one date for every commit: layers that do not change are built once
 SECONDS = 420
 
@@ -93,6 +102,8 @@ class Scenario:
         self.origin = folder / "origin.git"
         self.clone = folder / "clone"
         self.engine = engine
+        self.enter: Sequence[str] = ()
+        """What leads to the machine that runs the jobs, where it is not this one."""
         subprocess.run(["git", "clone", "--quiet", "--bare", project, self.origin], check=True)
         subprocess.run(["git", "-C", self.origin, "config", "uploadpack.allowAnySHA1InWant", "true"], check=True)
         subprocess.run(["git", "clone", "--quiet", self.origin, self.clone], check=True)
@@ -144,14 +155,7 @@ class Scenario:
         event_file = self.folder / "event.json"
         event_file.write_text(json.dumps(content), "utf-8")
         command = [
-            *(
-                ACT,
-                event,
-                "--workflows",
-                f".github/workflows/{workflow}",
-                "--eventpath",
-                str(event_file),
-            ),
+            *(*self.enter, ACT, event, "--workflows", f".github/workflows/{workflow}", "--eventpath", str(event_file)),
             *("--platform", "ubuntu-24.04=-self-hosted", "--container-daemon-socket", "-", "--no-cache-server"),
             *("--env-file", "/dev/null", "--secret-file", "/dev/null", "--var-file", "/dev/null"),
             *("--input-file", "/dev/null", "--no-skip-checkout", "--actor", actor),
@@ -183,7 +187,7 @@ class Scenario:
         run = read(done.returncode, done.stdout)
         print(run.output)  # pytest shows it where the test fails
         for secret in (*self.secrets.values(), self.github_token):
-            assert not secret or secret not in done.stdout, "a secret is in the log"
+            assert not any(line in done.stdout for line in secret.splitlines()), "a secret is in the log"
         return run
 
     def digest(self, tag: str) -> str:
@@ -227,6 +231,32 @@ class Scenario:
         """What was attested, as name@digest."""
         file = self.folder / "attested"
         return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+@contextlib.contextmanager
+def opened(
+    folder: Path, project: Path, registry_port: int, engine: Mapping[str, str], repository: str
+) -> Iterator[Scenario]:
+    """A scenario with a front of its own; the engine's images of that name are removed afterwards."""
+    with Front(registry_port, f"{USERNAME}:{TOKEN}") as front:
+        scenario = Scenario(folder, project, front, engine, repository)
+        yield scenario
+        listing = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", scenario.image]
+        tags = run(listing, env=engine).stdout.split()
+        if tags:
+            run(["docker", "image", "rm", "--force", *tags], env=engine)
+
+
+def start_registry(folder: Path, port: int, enter: Sequence[str] = ()) -> Daemon:
+    """Serve a folder's images on a port of localhost to those who log in; `enter` leads to another machine's."""
+    config = folder / f"{port}{len(enter)}.yml"
+    config.write_text(REGISTRY.format(folder=folder, port=port), "utf-8")
+    daemon = Daemon(config.stem, folder)
+    # It ends with the tests, also where they are killed: prctl(2), PR_SET_PDEATHSIG.
+    command = [*enter, "setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(config)]
+    ask = [*enter, "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
+    daemon.start(command, ready=lambda: run(ask, check=False).returncode == 0, seconds=20)
+    return daemon
 
 
 def read(status: int, output: str) -> Run:

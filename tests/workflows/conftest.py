@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,41 +11,28 @@ import pytest
 from build_image import IMAGE
 from conftest import need
 from engine import look, problems
-from front import Front
 from lib.command import run
-from lib.daemon import Daemon
 from ports import free_port
-from workflows.act import ACT, PASSWORDS, TOKEN, USERNAME, Scenario, make_project
-
-REGISTRY = """version: 0.1
-log: {{level: warn}}
-storage: {{filesystem: {{rootdirectory: {folder}/images}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
-"""
+from workflows.act import ACT, PASSWORDS, Scenario, make_project, opened, start_registry
 
 
 @pytest.fixture(scope="session")
-def registry_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a registry that wants a login for everything."""
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a registry: its images, and who may log in."""
     need(shutil.which("docker-registry") is not None, "docker-registry")
     folder = tmp_path_factory.mktemp("registry")
-    port = free_port()
     (folder / "passwords").write_text(PASSWORDS, "utf-8")
-    (folder / "config.yml").write_text(REGISTRY.format(folder=folder, port=port), "utf-8")
-    daemon = Daemon("registry", folder)
-    # It ends with the tests, also where they are killed: prctl(2), PR_SET_PDEATHSIG.
-    command = ["setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(folder / "config.yml")]
-    daemon.start(command, ready=lambda: is_open(port), seconds=20)
-    yield port
-    daemon.stop()
+    yield folder
     shutil.rmtree(folder)
 
 
-def is_open(port: int) -> bool:
-    """Whether something listens on a port of this machine."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@pytest.fixture(scope="session")
+def registry_port(registry: Path) -> Iterator[int]:
+    """The port of a registry that wants a login for everything."""
+    port = free_port()
+    daemon = start_registry(registry, port)
+    yield port
+    daemon.stop()
 
 
 @pytest.fixture(scope="session")
@@ -80,10 +66,5 @@ def scenario(
 ) -> Iterator[Scenario]:
     """A repository and an image of one test's own."""
     name = "".join(part for part in request.node.name.lower() if part.isascii() and part.isalnum())
-    with Front(registry_port, f"{USERNAME}:{TOKEN}") as front:
-        scenario = Scenario(tmp_path, project, front, engine, name)
+    with opened(tmp_path, project, registry_port, engine, name) as scenario:
         yield scenario
-        listing = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", scenario.image]
-        tags = run(listing, env=engine).stdout.split()
-        if tags:
-            run(["docker", "image", "rm", "--force", *tags], env=engine)

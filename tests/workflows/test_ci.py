@@ -159,6 +159,17 @@ def test_registry_stays_down(scenario: Scenario) -> None:
     assert scenario.tags == set()
 
 
+def test_repository_that_does_not_exist(scenario: Scenario) -> None:
+    """A repository that is not there, or another's: red, one sentence says what to check, nothing is published."""
+    scenario.front.denies = True
+    run = scenario.run("ci.yml")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert run.steps["Push image"] == "failure"
+    assert len(run.errors) == 1
+    assert "that the token may write, and that the repository (IMAGE_REPOSITORY) exists" in run.errors[0]
+    assert scenario.tags == set()
+
+
 def test_pushes_in_the_wrong_order(scenario: Scenario) -> None:
     """The older commit's run ends last: both are published, and edge stays on the newer one."""
     older = scenario.sha

@@ -9,11 +9,23 @@ import pytest
 
 from workflows.act import Run, Scenario
 
+# What says what, where and how to deploy.
+IMAGE = ("DOCKERHUB_USERNAME", "REGISTRY", "IMAGE_REPOSITORY")
+VARIABLES = {
+    "DEPLOY_HOST": "deploy@host.example.com",
+    "DEPLOY_KNOWN_HOSTS": "host.example.com ssh-ed25519 x",
+    "DEPLOY_URL": "https://www.example.com/",
+    "DOMAIN": "host.example.com",
+    "EDGE_PORT": "4080",
+    "REPLICAS": "3",
+}
+SECRETS = {"DEPLOY_SSH_KEY": "key-of-the-scenario", "REDIS_URL": "rediss://:passw0rd-of-the-scenario@redis.example.com"}
+
 # In place of the script: what a run hands to it. What the script does with it is tested elsewhere.
-ECHO = """import json, os, sys
-names = ("DEPLOY_HOST", "DEPLOY_KNOWN_HOSTS", "DEPLOY_SSH_KEY", "DOCKERHUB_USERNAME", "REGISTRY", "IMAGE_REPOSITORY")
+ECHO = f"""import json, os, sys
+names = {(*IMAGE, *VARIABLES, *SECRETS)}
 with open(os.environ["SCENARIO_FOLDER"] + "/handed", "w") as file:
-    json.dump({"arguments": sys.argv[1:], **{name: os.environ.get(name) for name in names}}, file)
+    json.dump(dict(arguments=sys.argv[1:], **{{name: os.environ.get(name) for name in names}}), file)
 """
 
 
@@ -56,21 +68,17 @@ def test_any_text_stays_a_text(scenario: Scenario, version: str) -> None:
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_what_is_handed_on(scenario: Scenario, dry_run: bool) -> None:
-    """The script is given the host, its pinned key, the deploy key, and whether to change anything."""
+    """The script is given all that says what, where and how to deploy, and whether to change anything."""
     scenario.commit({"scripts/redeploy.py": ECHO})
-    scenario.variables |= {
-        "DEPLOY_HOST": "deploy@host.example.com",
-        "DEPLOY_KNOWN_HOSTS": "host.example.com ssh-ed25519 x",
-    }
-    scenario.secrets["DEPLOY_SSH_KEY"] = "key-of-the-scenario"
+    scenario.variables |= VARIABLES
+    scenario.secrets |= SECRETS
     run = redeploy(scenario, "1.2.3", dry_run)
     assert (run.exit, run.jobs) == (0, {"redeploy": "success"})
     assert handed(scenario) == {
         "arguments": [*(["--dry-run"] if dry_run else []), "--", "1.2.3"],
-        "DEPLOY_HOST": "deploy@host.example.com",
-        "DEPLOY_KNOWN_HOSTS": "host.example.com ssh-ed25519 x",
-        "DEPLOY_SSH_KEY": "key-of-the-scenario",
-        **{name: scenario.variables[name] for name in ("DOCKERHUB_USERNAME", "REGISTRY", "IMAGE_REPOSITORY")},
+        **VARIABLES,
+        **SECRETS,
+        **{name: scenario.variables[name] for name in IMAGE},
     }
 
 
@@ -81,6 +89,7 @@ def test_what_is_handed_on(scenario: Scenario, dry_run: bool) -> None:
 def test_deploy_on_release(scenario: Scenario, tag: str, deployed: bool) -> None:
     """With DEPLOY_ON_RELEASE set to true, a final release is deployed, and no pre-release."""
     scenario.commit({"scripts/redeploy.py": ECHO})
+    scenario.secrets |= SECRETS
     scenario.variables["DEPLOY_ON_RELEASE"] = "true"
     run = scenario.run("release.yml", ref=scenario.tag(tag))
     assert run.exit == 0
@@ -88,6 +97,7 @@ def test_deploy_on_release(scenario: Scenario, tag: str, deployed: bool) -> None
     assert (scenario.folder / "handed").exists() == deployed
     if deployed:
         assert handed(scenario)["arguments"] == ["--", "1.0.0"]
+        assert SECRETS.items() <= handed(scenario).items()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""One click on "Run workflow", up to the page that visitors get: a real Swarm, reached as a user's is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import engine as engines
+from conftest import need
+from ports import free_port
+from prepare_host import make_key
+from redeploy import answer
+from swarm.over_ssh import reached_over_ssh
+from swarm.own_engine import OwnEngine
+from workflows.act import Run, Scenario, opened, start_registry
+
+PORT = 4080
+DEPLOYED = {"redeploy": "success"}
+RED = {"redeploy": "failure"}
+
+
+@dataclass
+class Target:
+    """An engine to deploy to, and the commits of two versions: the first is 1.0.0, the second is edge."""
+
+    scenario: Scenario
+    own: OwnEngine
+    first: str
+    second: str
+
+    def redeploy(self, version: str, dry_run: bool = False) -> Run:
+        """Run the workflow by hand with these inputs."""
+        inputs = {"environment": "production", "version": version, "dry-run": str(dry_run).lower()}
+        return self.scenario.run("redeploy.yml", "workflow_dispatch", inputs=inputs)
+
+    def page(self) -> tuple[int, str]:
+        """The status and the revision that visitors get."""
+        return answer(f"http://{self.own.address}:{PORT}/")
+
+    def running(self) -> list[str]:
+        """The image of each replica that the Swarm runs."""
+        listing = ("service", "ps", "--no-trunc", "--filter", "desired-state=running", "--format", "{{.Image}}")
+        return self.own.docker(*listing, "redeployed_web").split()
+
+    def services(self) -> str:
+        """Each service with the number of its last change."""
+        names = self.own.docker("service", "ls", "--quiet").split()
+        return self.own.docker("service", "inspect", "--format", "{{.Spec.Name}} {{.Version.Index}}", *names)
+
+    def swarm(self) -> str:
+        """Whether the engine is in a Swarm: active or inactive."""
+        return self.own.docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip()
+
+
+@pytest.fixture(scope="module")
+def target(
+    tmp_path_factory: pytest.TempPathFactory,
+    project: Path,
+    registry: Path,
+    registry_port: int,
+    engine: Mapping[str, str],
+) -> Iterator[Target]:
+    """An engine that is in no Swarm yet, and two versions that the project's own workflows published."""
+    need(os.geteuid() == 0, "root, for an engine in a network namespace")
+    need(bool(shutil.which("dockerd") and shutil.which("ip")), "dockerd and ip")
+    need(engines.look().stands_in, "an engine that stands in for Docker Hub")
+    folder = tmp_path_factory.mktemp("redeployed")
+    with (
+        tempfile.TemporaryDirectory(prefix="fh") as short,  # a socket's path has at most 107 characters
+        opened(folder, project, registry_port, engine, "redeployed") as scenario,
+    ):
+        first = scenario.sha
+        assert scenario.run("release.yml", ref=scenario.tag("v1.0.0")).exit == 0
+        second = scenario.commit()
+        assert scenario.run("ci.yml").exit == 0
+        own = OwnEngine(Path(short) / "engine", registry / "images", free_port())
+        own.folder.mkdir()
+        try:
+            own.start()
+            # The same images under the same name as here, and nobody pulls them without the login.
+            enter = ("nsenter", f"--net=/var/run/netns/{own.namespace}")
+            daemon = start_registry(registry, scenario.front.port, enter)
+            scenario.variables |= {"EDGE_PORT": str(PORT), "REPLICAS": "1"}
+            yield Target(scenario, own, first, second)
+            daemon.stop()
+        finally:
+            own.stop()
+
+
+@pytest.fixture(scope="module")
+def host(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """The engine as a Swarm that the repository's variables and secret lead to."""
+    target.own.docker("swarm", "init", "--advertise-addr", target.own.address)
+    with reached_over_ssh(target.own, tmp_path_factory.mktemp("ssh")) as access:
+        target.scenario.variables |= {"DEPLOY_HOST": access.host, "DEPLOY_KNOWN_HOSTS": access.known_hosts}
+        target.scenario.secrets["DEPLOY_SSH_KEY"] = access.key
+        yield target
+
+
+def test_rehearsal(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no host is set, the runner's own engine is a Swarm for a moment, and as it was before afterwards."""
+    assert target.swarm() == "inactive"
+    monkeypatch.setattr(target.scenario, "engine", target.own.env)
+    monkeypatch.setattr(target.scenario, "enter", ("nsenter", f"--net=/var/run/netns/{target.own.namespace}"))
+    run = target.redeploy("v1.0.0")
+    assert (run.exit, run.jobs) == (0, DEPLOYED)
+    assert "REHEARSAL: no host is configured" in run.output
+    assert f"answers with revision {target.first}" in run.output
+    assert "| from | nothing | | |" in run.summary
+    assert target.swarm() == "inactive"
+    assert target.own.docker("ps", "--all", "--quiet") == ""
+    assert target.own.docker("volume", "ls", "--quiet") == ""
+
+
+@pytest.mark.parametrize(
+    ("how", "before", "after"),
+    [("tag", "", "first"), ("sha", "first", "second"), ("previous", "second", "first"), ("digest", "first", "second")],
+)
+def test_redeploy(host: Target, how: str, before: str, after: str) -> None:
+    """The Swarm runs the digest of the version that was asked for, visitors get it, and the summary says so."""
+    revision = {"": "", "first": host.first, "second": host.second}
+    digest = {name: host.scenario.digest(revision[name]) for name in ("first", "second")}
+    version = {"tag": "v1.0.0", "sha": host.second, "previous": "previous", "digest": digest["second"]}[how]
+    run = host.redeploy(version)
+    assert (run.exit, run.jobs) == (0, DEPLOYED)
+    assert host.running() == [f"{host.scenario.image}@{digest[after]}"]
+    assert host.page() == (200, revision[after])
+    was = f"`{revision[before]}` | `{digest[before]}` |" if before else "| from | nothing | | |"
+    assert was in run.summary
+    assert f"`{revision[after]}` | `{digest[after]}` |" in run.summary
+
+
+def test_dry_run(host: Target) -> None:
+    """It says what would change, and changes nothing."""
+    before = host.services(), host.page()
+    run = host.redeploy("v1.0.0", dry_run=True)
+    assert (run.exit, run.jobs) == (0, DEPLOYED)
+    assert host.second[:12] in run.output
+    assert "would run: docker stack deploy" in run.output
+    assert (host.services(), host.page()) == before
+
+
+def test_another_host_key(host: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine whose key is not the known one is sent nothing: red, in one sentence."""
+    before = host.services()
+    known = host.scenario.variables["DEPLOY_KNOWN_HOSTS"].split()[0]
+    monkeypatch.setitem(host.scenario.variables, "DEPLOY_KNOWN_HOSTS", f"{known} {make_key(tmp_path / 'other')}")
+    run = host.redeploy("v1.0.0")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert len(run.errors) == 1
+    assert "its host key is not the known one: nothing was sent" in run.errors[0]
+    assert host.services() == before
+
+
+def test_what_is_not_there(host: Target) -> None:
+    """A version that was never published is red in one sentence; the one that serves goes on serving."""
+    before = host.services(), host.page()
+    run = host.redeploy("v9.9.9")
+    assert (run.exit, run.jobs) == (1, RED)
+    assert run.errors == [
+        f"there is no {host.scenario.image}:9.9.9 in the registry; push it first, or see its tags in the registry"
+    ]
+    assert (host.services(), host.page()) == before
