@@ -201,7 +201,10 @@ class SmokeTest:
         if self.inspect("{{.State.Running}}") != "true":
             raise Failure(f"the service ended at its start, with exit code {self.inspect('{{.State.ExitCode}}')}")
         if not self.port:
-            self.port = int(run(["docker", "port", self.container, "80/tcp"]).stdout.split()[0].rpartition(":")[2])
+            published = run(["docker", "port", self.container, "80/tcp"], check=False)
+            if published.returncode != 0:
+                return False  # it has just ended: the next look says how
+            self.port = int(published.stdout.split()[0].rpartition(":")[2])
         return run(curl_command(self.port, "/healthz", fail=False), check=False).returncode == 0
 
     def check_without_redis(self, hostname: str) -> None:

@@ -236,6 +236,14 @@ def test_a_service_that_ended_at_its_start(docker: Programs) -> None:
         test.wait_for_answer()
 
 
+def test_a_service_that_ends_while_it_is_looked_at(docker: Programs) -> None:
+    """It ran, and is gone before its port is asked for: its exit code is said all the same."""
+    docker.answer("State.Running", "true\n", once=True).answer("State.Running", "false\n")
+    docker.answer("State.ExitCode", "3\n").answer("^docker port", err="Error: No public port '80/tcp'\n", status=1)
+    with pytest.raises(Failure, match="ended at its start, with exit code 3"):
+        SmokeTest(LocalImage("hello:ci", "", {}), host_platform(), "80").wait_for_answer()
+
+
 def test_a_failed_smoke_test_shows_the_log(docker: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     """What the service wrote comes before the sentence, which names the platform."""
     docker.answer("State.Running", "false\n").answer("State.ExitCode", "1\n").answer("^docker logs", "no such module")
