@@ -3,7 +3,7 @@
 
 Runs a real Docker Swarm on an engine of its own in a network namespace (as root), and sends it visitors at a
 constant rate while good and bad versions are deployed with scripts/redeploy.py: each kind of version at two
-replicas, a good and a bad one at one, four and eight. Then loads the edge with wrk. Takes about ten minutes.
+replicas, a good and a bad one at one, four and eight. Then loads the edge with wrk. Takes about fifteen minutes.
 Prints tables in Markdown; exits with 1 when a request failed, or a number of visits was repeated or went down.
 """
 
