@@ -330,8 +330,7 @@ class Deployment:
     def why_bad(self, release: Release, tasks: Sequence[Task]) -> str:
         """Return why a release that is being rolled out has to go, or "".
 
-        Swarm itself may only look at a replica that ended when it is done with the next one, and it knows nothing of
-        the page: the worse the longer it goes on.
+        Swarm may look at a replica that ended only when it is done with the next one, and knows nothing of the page.
         """
         ended = [task for task in tasks if task.id not in self.before and task.state in ENDED]
         if ended:
