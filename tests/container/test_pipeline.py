@@ -185,8 +185,13 @@ def test_killed(smoke_test: subprocess.Popen[str]) -> None:
     smoke_test.kill()
     smoke_test.communicate()
     assert mine in run(["docker", "container", "ls", "--all", "--format", "{{.Labels}}"]).stdout
-    containers.remove_leftovers()
-    assert mine not in run(["docker", "container", "ls", "--all", "--format", "{{.Labels}}"]).stdout
+
+    def is_removed() -> bool:
+        containers.remove_leftovers()
+        return mine not in run(["docker", "container", "ls", "--all", "--format", "{{.Labels}}"]).stdout
+
+    # A docker command that was under way outlives the one that was killed, and may still make a container.
+    wait_until(is_removed, seconds=20, what="what was left to be gone")
     assert mine not in run(["docker", "network", "ls", "--format", "{{.Labels}}"]).stdout
 
 

@@ -107,11 +107,13 @@ def test_more_replicas(at_first: Host) -> None:
         with Load(host) as load:
             more = host.redeploy("1.0.0", REPLICAS="4")
             assert more.returncode == 0, more.stderr
-            assert host.replicas("web") == "4/4"
+            wait_until(
+                lambda: host.replicas("web") == "4/4", seconds=30, what="the replica that was replaced to be gone"
+            )
             assert host.redeploy("1.0.0", REPLICAS="2").returncode == 0
     finally:
         host.redeploy("1.0.0", REPLICAS="2")
-    assert host.replicas("web") == "2/2"
+    wait_until(lambda: host.replicas("web") == "2/2", seconds=30, what="the replicas to be two")
     load.check()
 
 
