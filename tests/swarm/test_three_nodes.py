@@ -53,12 +53,16 @@ class Swarm:
         return sorted(line.split(" ")[0] for line in done.stdout.splitlines() if line.split(" ")[1] == "Running")
 
     def is_whole(self) -> bool:
-        """Whether every host agrees that all three are there, each with its edge, and three replicas run."""
+        """Whether every host agrees that all three are there, each with its edge, and three replicas run.
+
+        What a manager says of a host that has just come back is what it knew before, so each has to answer as well.
+        """
         names = sorted(host.own.name for host in self.hosts)
         return all(
             sorted(self.managers(host).values()) == ["Leader", "Reachable", "Reachable"]
             and self.nodes("edge", host) == names
             and len(self.nodes("web", host)) >= len(names)
+            and host.serving()
             for host in self.hosts
         )
 
