@@ -109,7 +109,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 @pytest.fixture
 def swarm(deployed: Swarm) -> Swarm:
     """The Swarm, whole, with Redis on the second node."""
-    wait_until(deployed.is_whole, seconds=180, what="the Swarm to be whole")
+    wait_until(deployed.is_whole, seconds=300, what="the Swarm to be whole")
     second = deployed.hosts[1]
     assert deployed.nodes("redis", second) == [second.own.name]
     return deployed
@@ -156,7 +156,7 @@ def test_the_leader_is_lost(swarm: Swarm) -> None:
         load.check()
         assert load.seen is not None
         assert load.seen.longest_gap <= LONGEST_GAP
-    wait_until(swarm.is_whole, seconds=180, what="the Swarm to be whole again")
+    wait_until(swarm.is_whole, seconds=300, what="the Swarm to be whole again")
     assert lost.serving() == lost.commits[0]
 
 
@@ -184,5 +184,5 @@ def test_a_node_is_cut_off(swarm: Swarm) -> None:
         load.check()
         assert load.seen is not None
         assert load.seen.longest_gap <= LONGEST_GAP
-    wait_until(swarm.is_whole, seconds=180, what="the Swarm to be whole again")
+    wait_until(swarm.is_whole, seconds=300, what="the Swarm to be whole again")
     assert lost.serving() == rest[0].serving()
