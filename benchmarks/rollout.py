@@ -24,7 +24,8 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 import engine  # noqa: E402
 from lib.command import Failure, parser, run, say, start  # noqa: E402
 from measuring import load_command, machine, parse, table  # noqa: E402
-from swarm.host import BAD, Host, Load, Seen, one_host  # noqa: E402
+from swarm.host import BAD, Host, Load, one_host  # noqa: E402
+from swarm.load import Seen  # noqa: E402
 
 GOOD = "1.1.0"
 REPLICAS = (1, 2, 4, 8)

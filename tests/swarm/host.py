@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from lib.names import git, source
 from lib.registry import index_of
 from lib.standin import host_platform, start_registry
 from ports import free_port
-from swarm.own_engine import OwnEngine
+from swarm.load import Seen
+from swarm.own_engine import Network, OwnEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = Path(__file__).with_name("load.py")
@@ -120,8 +122,8 @@ def history() -> list[str]:
 
 
 @contextlib.contextmanager
-def one_host(folder: Path) -> Iterator[Host]:
-    """A Swarm on an engine of its own, 1.0.0 and 1.1.0 published with a bad version of each kind; 1.0.0 serves."""
+def started(folder: Path, *names: str, bad: Mapping[str, str] | None = None) -> Iterator[list[Host]]:
+    """Engines of those names on one network, in no Swarm yet; 1.0.0, 1.1.0 and the bad versions are published."""
     commits = history()
     with contextlib.ExitStack() as stack:
         build_image.build(f"{IMAGE}:good", [host_platform()], source())
@@ -131,33 +133,28 @@ def one_host(folder: Path) -> Iterator[Host]:
         stack.callback(here.stop)
         # A socket's path has at most 107 characters.
         short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fh")))
-        own = OwnEngine(short / "engine", folder / "data", port)
-        own.folder.mkdir()
-        stack.callback(own.stop)
-        host = Host(own, port, commits)
-        host.publish("1.0.0", commits[1])
-        host.publish("1.1.0", commits[0])
-        for number, (name, lines) in enumerate(BAD.items(), start=2):
-            host.publish(name, commits[number], lines)
-        own.start()
-        own.docker("swarm", "init", "--advertise-addr", own.address)
+        network = Network()
+        hosts = [Host(OwnEngine(short / name, folder / "data", port, name, network), port, commits) for name in names]
+        hosts[0].publish("1.0.0", commits[1])
+        hosts[0].publish("1.1.0", commits[0])
+        for number, (name, lines) in enumerate((bad or {}).items(), start=2):
+            hosts[0].publish(name, commits[number], lines)
+        for host in hosts:
+            host.own.folder.mkdir()
+            stack.callback(host.own.stop)
+            host.own.start()
+        yield hosts
+
+
+@contextlib.contextmanager
+def one_host(folder: Path) -> Iterator[Host]:
+    """A Swarm on an engine of its own, with a bad version of each kind published; 1.0.0 serves."""
+    with started(folder, "node", bad=BAD) as (host,):
+        host.own.docker("swarm", "init", "--advertise-addr", host.own.address)
         done = host.redeploy("1.0.0")
         assert done.returncode == 0, done.stderr
-        assert host.serving() == commits[1]
+        assert host.serving() == host.commits[1]
         yield host
-
-
-@dataclass
-class Seen:
-    """What the visitors saw."""
-
-    requests: int
-    failed: int
-    reasons: list[str]
-    went_down: int
-    repeated: int
-    uncounted: int
-    longest_gap: float
 
 
 class Load:
@@ -174,12 +171,13 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         output = json.loads(self.process.communicate("\n", timeout=300)[0])
-        self.seen = Seen(**{name: output[name] for name in Seen.__dataclass_fields__})
+        self.seen = Seen(**output)
         say(f"visitors saw {self.seen}")
 
-    def check(self) -> None:
-        """Nobody noticed anything."""
+    def check(self, longest_gap: float = math.inf) -> None:
+        """Nobody noticed anything, but that nobody was answered for so many seconds at most."""
         assert self.seen is not None
         assert self.seen.requests > 0
         assert (self.seen.failed, self.seen.reasons) == (0, [])
         assert (self.seen.went_down, self.seen.repeated) == (0, 0)
+        assert self.seen.longest_gap <= longest_gap

@@ -31,10 +31,7 @@ def reached_over_ssh(own: OwnEngine, folder: Path) -> Iterator[Access]:
     dial = f"docker --host {own.env['DOCKER_HOST']} system dial-stdio"
     (folder / "authorized").write_text(authorized("", key).replace("docker system dial-stdio", dial), "utf-8")
 
-    def enter(command: list[str]) -> list[str]:
-        return ["nsenter", f"--net=/var/run/netns/{own.namespace}", *command]
-
     options = f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no"
-    with ssh_server(folder, own.address, PORT, options, enter) as host_key:
+    with ssh_server(folder, own.address, PORT, options, lambda command: [*own.enter, *command]) as host_key:
         known_hosts = f"[{own.address}]:{PORT} {host_key}"
         yield Access(f"root@{own.address}:{PORT}", known_hosts, (folder / "key").read_text("utf-8"))

@@ -76,6 +76,8 @@ class OwnEngine:
         self.network = network or Network()
         self.link = self.address = ""
         self.env = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
+        self.enter = ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
+        """What leads a command into its network."""
         self._registry, self._port = registry, port
         self._dockerd = Daemon("dockerd", folder)
         self._registries: list[Daemon] = []
@@ -96,13 +98,10 @@ class OwnEngine:
         (self.folder / "daemon.json").write_text(json.dumps(settings), "utf-8")
         self.power_on()
 
-    def _enter(self) -> list[str]:
-        return ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
-
     def _start_registry(self, daemon: Daemon, port: int) -> None:
-        ask = [*self._enter(), "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
+        ask = [*self.enter, "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
         serve = ["docker-registry", "serve", str(self.folder / f"{daemon.name}.json")]
-        daemon.start([*self._enter(), *serve], ready=lambda: run(ask, check=False).returncode == 0, seconds=90)
+        daemon.start([*self.enter, *serve], ready=lambda: run(ask, check=False).returncode == 0, seconds=90)
 
     def power_on(self) -> None:
         """Start dockerd, with what it had on its disk and an empty /run, and wait until it answers."""
@@ -110,7 +109,7 @@ class OwnEngine:
         options = f"--config-file {self.folder}/daemon.json --data-root {self.folder}/data"
         self._dockerd.start(
             [
-                *self._enter(),
+                *self.enter,
                 *first,
                 f"echo {self.name} > /proc/sys/kernel/hostname && mount -t tmpfs tmpfs /run &&"
                 f" exec dockerd {options} --host {self.env['DOCKER_HOST']}",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import engine
-from conftest import need
 from lib.command import wait_until
 from prepare_host import make_key
-from swarm.host import BAD, COMMITS, ROOT, Host, Load, history, one_host
+from swarm.host import BAD, ROOT, Host, Load, one_host
 from swarm.over_ssh import Access, reached_over_ssh
 
 pytestmark = pytest.mark.full
@@ -24,13 +20,6 @@ pytestmark = pytest.mark.full
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A Swarm on an engine of its own, with 1.0.0 and 1.1.0 published, and a bad version of each kind."""
-    need(os.geteuid() == 0, "root, for an engine in a network namespace")
-    need(
-        bool(shutil.which("dockerd") and shutil.which("docker-registry") and shutil.which("ip")),
-        "dockerd and a registry",
-    )
-    need(not engine.problems(engine.look()) and engine.look().stands_in, "an engine that stands in for Docker Hub")
-    need(len(history()) == COMMITS, "a clone with its history")
     with one_host(tmp_path_factory.mktemp("swarm")) as host:
         yield host
 

@@ -84,8 +84,7 @@ def target(
         try:
             own.start()
             # The same images under the same name as here, and nobody pulls them without the login.
-            enter = ("nsenter", f"--net=/var/run/netns/{own.namespace}")
-            daemon = start_registry(registry, scenario.front.port, enter)
+            daemon = start_registry(registry, scenario.front.port, own.enter)
             scenario.variables |= {"EDGE_PORT": str(PORT), "REPLICAS": "1"}
             yield Target(scenario, own, first, second)
             daemon.stop()
@@ -107,7 +106,7 @@ def test_rehearsal(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no host is set, the runner's own engine is a Swarm for a moment, and as it was before afterwards."""
     assert target.swarm() == "inactive"
     monkeypatch.setattr(target.scenario, "engine", target.own.env)
-    monkeypatch.setattr(target.scenario, "enter", ("nsenter", f"--net=/var/run/netns/{target.own.namespace}"))
+    monkeypatch.setattr(target.scenario, "enter", target.own.enter)
     run = target.redeploy("v1.0.0")
     assert (run.exit, run.jobs) == (0, DEPLOYED)
     assert "REHEARSAL: no host is configured" in run.output
