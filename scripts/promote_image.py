@@ -189,9 +189,7 @@ def promote_edge(image: ImageName, dry_run: bool) -> list[Move]:
     for _ in range(3):
         commit, digest = newest_published(newest_commits(), lambda sha: digest_at(image, sha))
         if not commit:
-            raise Failure(
-                f"there is no {image.tagged(source().sha)} in the registry; run python3 scripts/push_image.py first"
-            )
+            raise not_published(image, source().sha)
         before = move.before if move else digest_at(image, EDGE)
         if move and move.after == digest:
             break
@@ -224,9 +222,7 @@ def main(argv: Sequence[str]) -> int:
     with stage(f"Promote image to {options.name}"):
         digest = digest_at(image, src.sha)
         if not digest:
-            raise Failure(
-                f"there is no {image.tagged(src.sha)} in the registry; run python3 scripts/push_image.py first"
-            )
+            raise not_published(image, src.sha)
         if options.digest:
             check_same(image.tagged(src.sha), check_digest(options.digest), digest)
         dry_run = options.dry_run
