@@ -24,6 +24,7 @@ from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run
 TEST_PACKAGES = ("redis-server", "chromium", "chromium-driver", "docker-registry", "openssh-server")
 REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")
+AT_ONCE = 3  # test files; most of them wait for a container, a server or a runner most of the time
 COVERAGE = 95  # percent of lines and branches, with nothing skipped
 
 
@@ -81,10 +82,21 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
     }
 
 
-def pytest_command(python: Path, *, everything: bool, tests: Sequence[str] = ()) -> list[str]:
-    """Return the command that runs the tests; coverage has to be reached where `everything` could run."""
-    coverage = ["--cov", "--cov-report=term", *([f"--cov-fail-under={COVERAGE}"] if everything else [])]
-    return [str(python), "-m", "pytest", *([] if tests else coverage), *tests]
+def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, list[str]]:
+    """Return the commands that run the tests, by name: several files at once, then, with `full`, what needs minutes.
+
+    That loads the machine, and counts what visitors notice: it runs alone. Coverage has to be reached where everything
+    runs.
+    """
+    pytest = [str(python), "-m", "pytest", "--cov"]
+    together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile"]
+    if not full:
+        return {"pytest": together}
+    reached = [f"--cov-fail-under={COVERAGE}"] if required else []
+    return {
+        "pytest": [*together, "--cov-report="],
+        "pytest, what needs minutes": [*pytest, "--cov-append", *reached, "-m", "full"],
+    }
 
 
 def make_environment(folder: Path, python: str = "") -> Path:
@@ -138,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
         with stage(f"Make environment for Python {options.python}"):
             bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
         failed: list[str] = []
-        check("pytest", pytest_command(bin_ / "python", everything=False, tests=["tests/service"]), failed)
+        check("pytest", [str(bin_ / "python"), "-m", "pytest", "tests/service"], failed)
         return 1 if failed else 0
     if options.setup:
         with stage("Set up engine and test programs"):
@@ -156,8 +168,10 @@ def main(argv: Sequence[str]) -> int:
     for name, command in lint_commands(bin_).items():
         check(name, command, failed)
     path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
-    env = {"PATH": path, "REQUIRE_ENGINE": "1" if options.require_engine else "", "FULL": "1" if options.full else ""}
-    check("pytest", pytest_command(bin_ / "python", everything=options.require_engine and options.full), failed, env)
+    env = {"PATH": path, "REQUIRE_ENGINE": "1" if options.require_engine else ""}
+    commands = pytest_commands(bin_ / "python", full=options.full, required=options.require_engine)
+    for name, command in commands.items():
+        check(name, command, failed, env)
     if failed:
         raise Failure(f"{', '.join(failed)} found something: see above")
     say("all checks passed")

@@ -276,12 +276,15 @@ class SmokeTest:
         say("ok: healthy by its own HEALTHCHECK")
 
     def check_stop(self) -> None:
-        """Send SIGTERM with a request in flight: it is answered, and the service leaves with exit code 0."""
+        """Send SIGTERM with a request in flight: nothing more is taken, it is answered, and the exit code is 0."""
         request = socket.create_connection(("localhost", self.port), timeout=STOP_SECONDS)
         with request:
             request.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
             wait_until(self.has_read_a_request, seconds=20, what="the service to read a request", every=0.05)
             run(["docker", "kill", "--signal", "TERM", self.container], show=True)
+            wait_until(
+                lambda: not self.is_listening(), seconds=STOP_SECONDS, what="the service to heed SIGTERM", every=0.05
+            )
             try:
                 request.sendall(b"Connection: close\r\n\r\n")
                 response = http.client.HTTPResponse(request)
@@ -301,10 +304,19 @@ class SmokeTest:
             raise Failure(f"the service left with exit code {code} after SIGTERM, expected 0")
         say("ok: SIGTERM finishes the request in flight and ends the service")
 
+    def sockets(self, state: str) -> list[str]:
+        """Return the service's sockets on port 80 in a state, as proc_net_tcp(5) lists them."""
+        show = ["docker", "exec", self.container, "cat", "/proc/net/tcp", "/proc/net/tcp6"]
+        table = run(show, check=False).stdout  # nothing, where the service has ended
+        return re.findall(rf"^\s*\d+: [0-9A-F]+:0050 [0-9A-F]+:[0-9A-F]{{4}} {state} .*$", table, re.M)
+
     def has_read_a_request(self) -> bool:
-        """Whether the service holds an open connection of which it has read every byte (proc_net_tcp)."""
-        table = run(["docker", "exec", self.container, "cat", "/proc/net/tcp", "/proc/net/tcp6"]).stdout
-        return bool(re.search(r"^\s*\d+: [0-9A-F]+:0050 [0-9A-F]+:[0-9A-F]{4} 01 [0-9A-F]{8}:00000000 ", table, re.M))
+        """Whether the service holds an open connection of which it has read every byte."""
+        return any(re.search(r" 01 [0-9A-F]{8}:00000000 ", line) for line in self.sockets("01"))
+
+    def is_listening(self) -> bool:
+        """Whether the service takes new connections."""
+        return bool(self.sockets("0A"))
 
     def check_all(self) -> None:
         """Run every check; on failure show what the service wrote."""

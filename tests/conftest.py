@@ -7,15 +7,6 @@ import os
 import pytest
 
 REQUIRED = os.environ.get("REQUIRE_ENGINE") == "1"
-FULL = os.environ.get("FULL") == "1"
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that need minutes, unless they are asked for: scripts/check.py --full."""
-    left_out = [item for item in items if item.get_closest_marker("full") and not FULL]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 def need(present: bool, what: str) -> None:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -27,11 +27,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PREFIX = f"friendlyhello-test-{os.getpid()}"
 
 
-def ours() -> set[str]:
-    """Everything in the engine that a run of the scripts created."""
-    label = f"label={containers.LABEL}"
-    found = run(["docker", "container", "ls", "--all", "--quiet", "--filter", label]).stdout.split()
-    return {*found, *run(["docker", "network", "ls", "--quiet", "--filter", label]).stdout.split()}
+def made_by(process: subprocess.Popen[str]) -> list[str]:
+    """Return everything in the engine that a run of a script created, by its label."""
+    found = []
+    for kind in (["container", "ls", "--all"], ["network", "ls"]):
+        labels = run(["docker", *kind, "--format", f'{{{{.Label "{containers.LABEL}"}}}}']).stdout.split()
+        found += [label for label in labels if label.startswith(f"{process.pid}-")]
+    return found
+
+
+def begin(*command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a script; its output is kept for communicate()."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *command], cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture
@@ -43,11 +51,10 @@ def clone(tmp_path: Path) -> Path:
 
 def test_build_to_run(clone: Path, free_port: int) -> None:
     """One command with no account: both platforms tested, published, pulled back and run, by one digest."""
-    command = [sys.executable, "scripts/pipeline.py", "--json", "out.json", "--port", str(free_port)]
     env = {name: value for name, value in os.environ.items() if name not in ("DOCKERHUB_USERNAME", "REGISTRY")}
-    before = ours()
-    done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = begin("scripts/pipeline.py", "--json", "out.json", "--port", str(free_port), cwd=clone, env=env)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
     result = json.loads((clone / "out.json").read_text("utf-8"))
     assert result["tested_digest"] == result["published_digest"] == result["reference"].partition("@")[2]
     assert result["platforms"] == ["linux/amd64", "linux/arm64"]
@@ -62,9 +69,9 @@ def test_build_to_run(clone: Path, free_port: int) -> None:
         f"Run it on port {free_port}",
     ]
     assert all(0 < size <= 12_000_000 for size in result["added_bytes"].values())
-    assert result["tested_digest"] in done.stdout
-    assert "docker run --rm -p 4000:80 " in done.stdout
-    assert ours() == before
+    assert result["tested_digest"] in out
+    assert "docker run --rm -p 4000:80 " in out
+    assert not made_by(process)
 
 
 @pytest.fixture
@@ -128,12 +135,12 @@ def test_build_alone(
 def test_a_dirty_work_tree_is_marked(clone: Path) -> None:
     """It is built all the same, says so, and its revision tells."""
     (clone / "src/friendlyhello/new.py").touch()
-    name = f"friendlyhello-test-{os.getpid()}:dirty"
-    command = [sys.executable, "scripts/build_image.py", "--image", name, "--platform", "linux/amd64"]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    name = f"{PREFIX}:dirty"
+    process = begin("scripts/build_image.py", "--image", name, "--platform", "linux/amd64", cwd=clone)
+    _, err = process.communicate()
     try:
-        assert done.returncode == 0, done.stderr
-        assert "the work tree has changes that are in no commit" in done.stderr
+        assert process.returncode == 0, err
+        assert "the work tree has changes that are in no commit" in err
         assert json.loads((clone / "build/image.json").read_text("utf-8"))["revision"].endswith("-dirty")
     finally:
         run(["docker", "image", "rm", "--force", name], check=False)
@@ -142,26 +149,18 @@ def test_a_dirty_work_tree_is_marked(clone: Path) -> None:
 def test_no_git_repository_is_a_sentence(clone: Path) -> None:
     """Unpacked from an archive, the scripts say what to do."""
     run(["rm", "-rf", str(clone / ".git")])
-    done = subprocess.run([sys.executable, "scripts/build_image.py"], cwd=clone, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert re.search(r"^error: .* is not a Git repository .* run git init", done.stderr, re.M)
-    assert "Traceback" not in done.stderr
+    process = begin("scripts/build_image.py", cwd=clone)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert re.search(r"^error: .* is not a Git repository .* run git init", err, re.M)
+    assert "Traceback" not in err
 
 
 @pytest.fixture
 def smoke_test(image: LocalImage, free_port: int) -> Iterator[subprocess.Popen[str]]:
     """A smoke test that has got as far as its first container."""
-    before = ours()
-    command = [
-        sys.executable,
-        str(ROOT / "scripts/smoke_test.py"),
-        "--image",
-        image.reference,
-        "--port",
-        str(free_port),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: len(ours() - before) >= 3, seconds=60, what="the containers")
+    process = begin("scripts/smoke_test.py", "--image", image.reference, "--port", str(free_port))
+    wait_until(lambda: len(made_by(process)) >= 3, seconds=60, what="the containers")
     yield process
     process.kill()
     process.communicate()
@@ -170,55 +169,51 @@ def smoke_test(image: LocalImage, free_port: int) -> Iterator[subprocess.Popen[s
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_broken_off(smoke_test: subprocess.Popen[str], number: signal.Signals, status: int) -> None:
     """Ctrl-C, or a runner that gives up, leaves nothing behind."""
-    mine = f"{containers.LABEL}={smoke_test.pid}-"
     smoke_test.send_signal(number)
     smoke_test.communicate(timeout=60)
     assert smoke_test.returncode == status
-    listing = ["docker", "container", "ls", "--all", "--format", "{{.Labels}}"]
-    assert mine not in run(listing).stdout
-    assert mine not in run(["docker", "network", "ls", "--format", "{{.Labels}}"]).stdout
+    assert not made_by(smoke_test)
 
 
 def test_killed(smoke_test: subprocess.Popen[str]) -> None:
     """What a killed run left is removed by the next one."""
-    mine = f"{containers.LABEL}={smoke_test.pid}-"
     smoke_test.kill()
     smoke_test.communicate()
-    assert mine in run(["docker", "container", "ls", "--all", "--format", "{{.Labels}}"]).stdout
+    assert made_by(smoke_test)
 
     def is_removed() -> bool:
         containers.remove_leftovers()
-        return mine not in run(["docker", "container", "ls", "--all", "--format", "{{.Labels}}"]).stdout
+        return not made_by(smoke_test)
 
     # A docker command that was under way outlives the one that was killed, and may still make a container.
     wait_until(is_removed, seconds=20, what="what was left to be gone")
-    assert mine not in run(["docker", "network", "ls", "--format", "{{.Labels}}"]).stdout
 
 
 @pytest.mark.parametrize("holder", ["container", "program"])
 def test_a_port_that_is_taken(image: LocalImage, free_port: int, holder: str) -> None:
     """The sentence says who has it and what to do; nothing is left running."""
-    before = ours()
-    test = [sys.executable, str(ROOT / "scripts/smoke_test.py"), "--image", image.reference, "--port", str(free_port)]
+    test = ("scripts/smoke_test.py", "--image", image.reference, "--port", str(free_port))
     if holder == "container":
         name = f"friendlyhello-test-holder-{os.getpid()}"
         run(["docker", "run", "--detach", "--name", name, "--publish", f"{free_port}:80", image.reference])
         try:
-            done = subprocess.run(test, capture_output=True, text=True)
+            process = begin(*test)
+            _, err = process.communicate()
         finally:
             run(["docker", "rm", "--force", name])
-        assert f"port {free_port} is taken by the container {name}; run docker rm --force {name}" in done.stderr
+        assert f"port {free_port} is taken by the container {name}; run docker rm --force {name}" in err
     else:
         serve = [sys.executable, "-m", "http.server", str(free_port)]
         with subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             url = f"http://localhost:{free_port}/"
             wait_until(lambda: run(["curl", "--silent", url], check=False).returncode == 0, seconds=20, what=url)
-            done = subprocess.run(test, capture_output=True, text=True)
+            process = begin(*test)
+            _, err = process.communicate()
             server.terminate()
-        assert f"port {free_port} is taken by another program" in done.stderr
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert ours() == before
+        assert f"port {free_port} is taken by another program" in err
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert not made_by(process)
 
 
 def test_compose_counts_and_keeps_its_count(image: LocalImage, free_port: int) -> None:

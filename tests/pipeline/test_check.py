@@ -53,21 +53,15 @@ def test_requirements_are_pinned_by_hash_and_have_no_address(name: str) -> None:
     assert "://" not in text
 
 
-def test_pytest_command() -> None:
-    """Coverage is held to the mark only where nothing is skipped."""
+def test_pytest_commands() -> None:
+    """Coverage is held to the mark only where everything runs, and nothing is skipped."""
     python = Path("/v/bin/python")
-    everything = check.pytest_command(python, everything=True)
-    assert everything == [
-        str(python),
-        "-m",
-        "pytest",
-        "--cov",
-        "--cov-report=term",
-        f"--cov-fail-under={check.COVERAGE}",
-    ]
-    assert check.pytest_command(python, everything=False) == everything[:-1]
-    one = check.pytest_command(python, everything=False, tests=["tests/service"])
-    assert one == [str(python), "-m", "pytest", "tests/service"]
+    short = [str(python), "-m", "pytest", "--cov", "--numprocesses", "3", "--dist", "loadfile"]
+    assert check.pytest_commands(python, full=False, required=True) == {"pytest": short}
+    full = [str(python), "-m", "pytest", "--cov", "--cov-append", "-m", "full"]
+    assert list(check.pytest_commands(python, full=True, required=False).values()) == [[*short, "--cov-report="], full]
+    everything = check.pytest_commands(python, full=True, required=True)["pytest, what needs minutes"]
+    assert everything == [*full[:-2], f"--cov-fail-under={check.COVERAGE}", *full[-2:]]
 
 
 def test_every_linter_runs() -> None:

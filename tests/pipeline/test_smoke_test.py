@@ -253,13 +253,18 @@ def test_a_failed_smoke_test_shows_the_log(docker: Programs, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("state", "read"),
-    [("01 00000000:00000000", True), ("01 00000000:00000012", False), ("0A 00000000:00000000", False)],
+    ("state", "read", "listening"),
+    [
+        ("01 00000000:00000000", True, False),
+        ("01 00000000:00000012", False, False),
+        ("0A 00000000:00000000", False, True),
+    ],
 )
-def test_has_read_a_request(docker: Programs, state: str, read: bool) -> None:
-    """An open connection on port 80 with nothing left to read; not one that listens, nor an unread one."""
+def test_sockets(docker: Programs, state: str, read: bool, listening: bool) -> None:
+    """An open connection on port 80 with nothing left to read is a request; one that listens is none."""
     docker.answer("/proc/net/tcp", f"  sl  local_address\n   1: 020011AC:0050 010011AC:D2F4 {state} 00:00000000\n")
-    assert SmokeTest(LocalImage("hello:ci", "", {}), host_platform(), "80").has_read_a_request() is read
+    test = SmokeTest(LocalImage("hello:ci", "", {}), host_platform(), "80")
+    assert (test.has_read_a_request(), test.is_listening()) == (read, listening)
 
 
 def test_a_request_that_fails(docker: Programs) -> None:

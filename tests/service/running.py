@@ -19,23 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 
+from conftest import need
 from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def program(name: str) -> str:
-    """Return the path of a program; without it a test is skipped on a laptop and fails in CI."""
+    """Return the path of a program; without it a test is skipped, or fails where nothing may be skipped."""
     path = shutil.which(name)
-    if path is None:
-        reason = f"{name} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+    need(path is not None, name)
+    return str(path)
 
 
 def wait_until(ready: Callable[[], Any], *, seconds: float = 10, what: str = "it") -> Any:

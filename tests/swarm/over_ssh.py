@@ -31,7 +31,8 @@ def reached_over_ssh(own: OwnEngine, folder: Path) -> Iterator[Access]:
     dial = f"docker --host {own.env['DOCKER_HOST']} system dial-stdio"
     (folder / "authorized").write_text(authorized("", key).replace("docker system dial-stdio", dial), "utf-8")
 
-    options = f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no"
+    # The start-up files of the user who runs the tests have no part in them.
+    options = f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\nSetEnv HOME={folder}"
     with ssh_server(folder, own.address, PORT, options, lambda command: [*own.enter, *command]) as host_key:
         known_hosts = f"[{own.address}]:{PORT} {host_key}"
         yield Access(f"root@{own.address}:{PORT}", known_hosts, (folder / "key").read_text("utf-8"))

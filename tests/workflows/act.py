@@ -26,6 +26,7 @@ from lib.command import run
 from lib.daemon import Daemon
 from lib.names import ImageName
 from lib.tags import list_tags
+from smoke_test import IMAGE, PORT
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -48,6 +49,7 @@ auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
 """
 DATE = "2026-01-02T03:04:05+00:00"  # one date for every commit: layers that do not change are built once
 SECONDS = 420
+NOT_HANDED_ON = ("GITHUB_", "DOCKERHUB_", "COVERAGE_")  # what the scripts do is counted where they are tested alone
 
 # The project's own checks contain these scenarios. A scenario's repository has this instead: its own tests, if any.
 CHECK = """import os, pathlib, subprocess, sys
@@ -168,7 +170,7 @@ class Scenario:
             *(part for pair in stand_ins(self.clone).items() for part in ("--local-repository", "=".join(pair))),
         ]
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "DOCKERHUB_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(NOT_HANDED_ON)},
             **self.engine,
             "PATH": f"{HERE / 'bin'}:{os.environ['PATH']}",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
@@ -298,14 +300,23 @@ def stand_ins(clone: Path) -> dict[str, str]:
     }
 
 
-def make_project(folder: Path) -> None:
-    """Make a repository of the project's files as they are in the work tree, checks cut short."""
+def make_project(folder: Path, image: str, port: int) -> None:
+    """Make a repository of the project's files as they are in the work tree, checks cut short.
+
+    Its jobs call their image `image`, and publish it on `port` while it is tested: friendlyhello:ci and port 4000 are
+    for whoever uses this machine, and several of these repositories are tested at once.
+    """
     listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listing, check=True, capture_output=True, encoding="utf-8").stdout.split("\0"):
         if name and (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / "scripts/check.py").write_text(CHECK, "utf-8")
+    for file in (folder / "scripts").glob("*.py"):
+        text = file.read_text("utf-8")
+        file.write_text(
+            text.replace(f'"{IMAGE}"', f'"{image}"').replace(f"\nPORT = {PORT}\n", f"\nPORT = {port}\n"), "utf-8"
+        )
     for file in (folder / ".github/workflows").glob("*.yml"):
         # act knows nothing of queues yet; it runs one workflow at a time anyway.
         file.write_text(file.read_text("utf-8").replace("queue: max", "cancel-in-progress: false"), "utf-8")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from build_image import IMAGE
 from conftest import need
 from engine import look, problems
 from lib.command import run
@@ -36,28 +36,21 @@ def registry_port(registry: Path) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A repository with this project in it, as it is in the work tree."""
     folder = tmp_path_factory.mktemp("project")
-    make_project(folder)
-    return folder
+    image = f"friendlyhello-test-{os.getpid()}:ci"
+    make_project(folder, image, free_port())
+    yield folder
+    run(["docker", "image", "rm", "--force", image], check=False)
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Mapping[str, str]]:
-    """The environment that leads to the engine under the scenarios: the one that `docker` talks to.
-
-    It belongs to its user: the image that was last built there is in its place again afterwards.
-    """
+def engine() -> Mapping[str, str]:
+    """The environment that leads to the engine under the scenarios: the one that `docker` talks to."""
     need(Path(ACT).is_file(), "act")
     need(not problems(look()), "a Docker Engine that can run the pipeline")
-    kept = "friendlyhello:kept-by-tests"
-    there = run(["docker", "tag", IMAGE, kept], check=False).returncode == 0
-    yield {}
-    run(["docker", "image", "rm", "--force", IMAGE], check=False)
-    if there:
-        run(["docker", "tag", kept, IMAGE])
-        run(["docker", "image", "rm", kept])
+    return {}
 
 
 @pytest.fixture
