@@ -89,7 +89,7 @@ def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, li
     runs.
     """
     pytest = [str(python), "-m", "pytest", "--cov"]
-    together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile"]
+    together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
     if not full:
         return {"pytest": together}
     reached = [f"--cov-fail-under={COVERAGE}"] if required else []

@@ -57,6 +57,7 @@ def test_pytest_commands() -> None:
     """Coverage is held to the mark only where everything runs, and nothing is skipped."""
     python = Path("/v/bin/python")
     short = [str(python), "-m", "pytest", "--cov", "--numprocesses", "3", "--dist", "loadfile"]
+    short.append("--no-loadscope-reorder")
     assert check.pytest_commands(python, full=False, required=True) == {"pytest": short}
     full = [str(python), "-m", "pytest", "--cov", "--cov-append", "-m", "full"]
     assert list(check.pytest_commands(python, full=True, required=False).values()) == [[*short, "--cov-report="], full]

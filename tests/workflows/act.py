@@ -49,6 +49,8 @@ auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
 """
 DATE = "2026-01-02T03:04:05+00:00"  # one date for every commit: layers that do not change are built once
 SECONDS = 420
+GREEN = {"check": "success", "service": "success", "image": "success", "required": "success"}  # the jobs of ci.yml
+RED = {**GREEN, "image": "failure", "required": "failure"}
 NOT_HANDED_ON = ("GITHUB_", "DOCKERHUB_", "COVERAGE_")  # what the scripts do is counted where they are tested alone
 
 # The project's own checks contain these scenarios. A scenario's repository has this instead: its own tests, if any.
