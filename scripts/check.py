@@ -21,7 +21,8 @@ from pathlib import Path
 import engine
 from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run, say, stage, start
 
-TEST_PACKAGES = ("redis-server", "chromium", "chromium-driver", "docker-registry", "openssh-server")
+SERVICE_PACKAGES = ("redis-server",)  # for the service's tests alone
+TEST_PACKAGES = (*SERVICE_PACKAGES, "chromium", "chromium-driver", "docker-registry", "openssh-server")
 REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")
 AT_ONCE = 3  # test files; most of them wait for a container, a server or a runner most of the time
@@ -85,17 +86,16 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
 def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, list[str]]:
     """Return the commands that run the tests, by name: several files at once, then, with `full`, what needs minutes.
 
-    That loads the machine, and counts what visitors notice: it runs alone. Coverage has to be reached where everything
-    runs.
+    That loads the machine, and counts what visitors notice: it runs alone. Coverage is measured where everything runs.
     """
-    pytest = [str(python), "-m", "pytest", "--cov"]
+    pytest = [str(python), "-m", "pytest"]
     together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
     if not full:
         return {"pytest": together}
     reached = [f"--cov-fail-under={COVERAGE}"] if required else []
     return {
-        "pytest": [*together, "--cov-report="],
-        "pytest, what needs minutes": [*pytest, "--cov-append", *reached, "-m", "full"],
+        "pytest": [*together, "--cov", "--cov-report="],
+        "pytest, what needs minutes": [*pytest, "--cov", "--cov-append", *reached, "-m", "full"],
     }
 
 
@@ -119,7 +119,15 @@ def make_environment(folder: Path, python: str = "") -> Path:
         done = run([sys.executable, "-m", "venv", str(folder)], check=False)
         if done.returncode != 0:
             raise Failure(f"cannot make a virtual environment{last_line(done)}; on Debian, install python3-venv")
-        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [
+            str(folder / "bin/python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--disable-pip-version-check",
+        ]
         run([*pip, "--require-hashes", "-r", str(requirements)])
     stamp.write_text(made_from, "utf-8")
     return folder / "bin"
@@ -147,6 +155,9 @@ def main(argv: Sequence[str]) -> int:
     STATE.mkdir(exist_ok=True)
     (STATE / "stages.jsonl").unlink(missing_ok=True)
     if options.python:
+        if options.setup:
+            with stage("Set up test programs"):
+                engine.apt_install(SERVICE_PACKAGES)
         with stage(f"Make environment for Python {options.python}"):
             bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
         failed: list[str] = []

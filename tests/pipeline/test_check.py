@@ -56,11 +56,13 @@ def test_requirements_are_pinned_by_hash_and_have_no_address(name: str) -> None:
 def test_pytest_commands() -> None:
     """Coverage is held to the mark only where everything runs, and nothing is skipped."""
     python = Path("/v/bin/python")
-    short = [str(python), "-m", "pytest", "--cov", "--numprocesses", "3", "--dist", "loadfile"]
-    short.append("--no-loadscope-reorder")
+    short = [str(python), "-m", "pytest", "--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert check.pytest_commands(python, full=False, required=True) == {"pytest": short}
     full = [str(python), "-m", "pytest", "--cov", "--cov-append", "-m", "full"]
-    assert list(check.pytest_commands(python, full=True, required=False).values()) == [[*short, "--cov-report="], full]
+    assert list(check.pytest_commands(python, full=True, required=False).values()) == [
+        [*short, "--cov", "--cov-report="],
+        full,
+    ]
     everything = check.pytest_commands(python, full=True, required=True)["pytest, what needs minutes"]
     assert everything == [*full[:-2], f"--cov-fail-under={check.COVERAGE}", *full[-2:]]
 

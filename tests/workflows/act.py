@@ -314,14 +314,18 @@ def make_project(folder: Path, image: str, port: int) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / "scripts/check.py").write_text(CHECK, "utf-8")
-    for file in (folder / "scripts").glob("*.py"):
-        text = file.read_text("utf-8")
-        file.write_text(
-            text.replace(f'"{IMAGE}"', f'"{image}"').replace(f"\nPORT = {PORT}\n", f"\nPORT = {port}\n"), "utf-8"
-        )
-    for file in (folder / ".github/workflows").glob("*.yml"):
+    for files, old, new in (
+        ("scripts/*.py", f'"{IMAGE}"', f'"{image}"'),
+        ("scripts/smoke_test.py", f"\nPORT = {PORT}\n", f"\nPORT = {port}\n"),
+        # A registry that fails is asked again as often, and sooner.
+        ("scripts/lib/registry.py", "first_pause: float = 1.0", "first_pause: float = 0.1"),
         # act knows nothing of queues yet; it runs one workflow at a time anyway.
-        file.write_text(file.read_text("utf-8").replace("queue: max", "cancel-in-progress: false"), "utf-8")
+        (".github/workflows/*.yml", "queue: max", "cancel-in-progress: false"),
+    ):
+        texts = {file: file.read_text("utf-8") for file in folder.glob(files)}
+        assert any(old in text for text in texts.values()), f"{old!r} is not in {files}"
+        for file, text in texts.items():
+            file.write_text(text.replace(old, new), "utf-8")
     git(folder, "init", "--quiet", "--initial-branch", "main")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "Start")
