@@ -5,7 +5,7 @@
 # left out.
 FROM --platform=$BUILDPLATFORM python:3.13-slim-trixie AS bytecode
 ENV PYTHONPYCACHEPREFIX=/app/pycache PYTHONDONTWRITEBYTECODE=1
-RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+RUN python -m compileall -q --invalidation-mode unchecked-hash \
         -x '/(_py(datetime|decimal|io|long|repl)|ctypes|curses|dbm|doctest|ensurepip|idlelib|lib2to3|mailbox|pdb|pydoc|sqlite3|tarfile|test|tkinter|turtle|unittest|venv|wsgiref|xmlrpc|[a-z]*-packages|encodings/(big5|cp|euc|gb|hp|hz|iso|johab|koi|kz|mac|ptcp|shift|tis))' \
         "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
@@ -23,7 +23,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
         --requirement /build/requirements.txt && \
     rm -rf /app/lib/bin && \
     find /app/lib -depth \( -name tests -o -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \) -exec rm -r {} + && \
-    python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/lib
+    python -m compileall -q --invalidation-mode unchecked-hash /app/lib
 COPY src/ /app/src/
 ARG SOURCE_DATE_EPOCH=0
 # One date for everything, and bytecode that does not look at dates: a commit always gives the same bytes.

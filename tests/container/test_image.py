@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +100,18 @@ def test_nothing_but_what_runs(image: LocalImage) -> None:
     assert "\nRUN " not in last_stage
 
 
+def files_in(blobs: Path, digest: str) -> dict[str, str]:
+    """Return what an image's layers hold: each file's name, and all of it that can differ."""
+    found = {}
+    for layer in json.loads((blobs / digest.removeprefix("sha256:")).read_text("utf-8"))["layers"]:
+        with tarfile.open(blobs / layer["digest"].removeprefix("sha256:")) as archive:
+            for file in archive:
+                content = archive.extractfile(file) if file.isreg() else None
+                hashed = hashlib.sha256(content.read()).hexdigest() if content else file.linkname
+                found[file.name] = f"{file.mtime:g} {file.mode:o} {file.uid}:{file.gid} {file.pax_headers} {hashed}"
+    return found
+
+
 def test_a_commit_always_gives_the_same_images(tmp_path: Path) -> None:
     """Two clones of one commit, built without any cache, yield the same platform images, byte for byte."""
     digests = []
@@ -122,6 +136,11 @@ def test_a_commit_always_gives_the_same_images(tmp_path: Path) -> None:
         digest = build_image.digest_in((tmp_path / f"{clone}.json").read_text("utf-8"))
         digests.append(Index(digest, json.loads((blobs / digest.removeprefix("sha256:")).read_text("utf-8"))).platforms)
     assert set(digests[0]) == set(engine.PLATFORMS)
+    for platform in engine.PLATFORMS:
+        one, two = (index[platform] for index in digests)
+        if one != two:  # say which files are to blame
+            layers = [tmp_path / f"{clone}-oci/blobs/sha256" for clone in ("one", "two")]
+            assert files_in(layers[0], one) == files_in(layers[1], two)
     assert digests[0] == digests[1]
 
 

@@ -76,8 +76,12 @@ def test_each_of_many_visits_at_once_has_a_number_of_its_own(redis_server: Redis
     assert redis_server.client.get(KEY) == b"2000"
 
 
-def test_visits_at_once_share_round_trips_and_one_connection(redis_server: RedisServer, line: Line) -> None:
+def test_visits_at_once_share_round_trips_and_one_connection(
+    redis_server: RedisServer, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker needs one connection, and far fewer commands than it has visits."""
+    for wait in ("TIMEOUT", "PATIENCE"):  # Redis does not answer until all visitors are there
+        monkeypatch.setattr(f"friendlyhello.counter.{wait}", 20)
     counter = counting(line.url)
     counter.add()
     before = redis_server.client.info("commandstats")["cmdstat_incrby"]["calls"]
