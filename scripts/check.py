@@ -84,9 +84,10 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
 
 
 def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, list[str]]:
-    """Return the commands that run the tests, by name: several files at once, then, with `full`, what needs minutes.
+    """Return the commands that run the tests, by name: several files at once, then, with `full`, the rest.
 
-    That loads the machine, and counts what visitors notice: it runs alone. Coverage is measured where everything runs.
+    The rest loads the machine, counts what visitors notice, or builds with no cache: it runs alone. Coverage is
+    measured where everything runs.
     """
     pytest = [str(python), "-m", "pytest"]
     together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
@@ -95,7 +96,7 @@ def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, li
     reached = [f"--cov-fail-under={COVERAGE}"] if required else []
     return {
         "pytest": [*together, "--cov", "--cov-report="],
-        "pytest, what needs minutes": [*pytest, "--cov", "--cov-append", *reached, "-m", "full"],
+        "pytest, one at a time": [*pytest, "--cov", "--cov-append", *reached, "-m", "full"],
     }
 
 
@@ -147,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--setup", action="store_true", help="install and start what the tests need")
     arguments.add_argument("--require-engine", action="store_true", help="fail where a test would be skipped")
-    arguments.add_argument("--full", action="store_true", help="run the tests that need minutes, too")
+    arguments.add_argument("--full", action="store_true", help="run the tests that need minutes or run alone, too")
     arguments.add_argument("--python", default="", metavar="3.X", help="run the service's tests on this Python, only")
     options = arguments.parse_args(argv)
     if options.python and not re.fullmatch(r"3\.[0-9]{1,2}", options.python):

@@ -112,6 +112,7 @@ def files_in(blobs: Path, digest: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.full  # alone: what other tests build and remove at the same time is none of its business
 def test_a_commit_always_gives_the_same_images(tmp_path: Path) -> None:
     """Two clones of one commit, built without any cache, yield the same platform images, byte for byte."""
     digests = []

@@ -63,7 +63,7 @@ def test_pytest_commands() -> None:
         [*short, "--cov", "--cov-report="],
         full,
     ]
-    everything = check.pytest_commands(python, full=True, required=True)["pytest, what needs minutes"]
+    everything = check.pytest_commands(python, full=True, required=True)["pytest, one at a time"]
     assert everything == [*full[:-2], f"--cov-fail-under={check.COVERAGE}", *full[-2:]]
 
 
