@@ -84,20 +84,22 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
 
 
 def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, list[str]]:
-    """Return the commands that run the tests, by name: several files at once, then, with `full`, the rest.
+    """Return the commands that run the tests, by name: most files several at once, then what has to run alone.
 
-    The rest loads the machine, counts what visitors notice, or builds with no cache: it runs alone. Coverage is
-    measured where everything runs.
+    The service's tests have its time-outs to keep. What `full` adds loads the machine, counts what visitors notice, or
+    builds with no cache; coverage is measured with it, for then everything has run.
     """
     pytest = [str(python), "-m", "pytest"]
     together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
-    if not full:
-        return {"pytest": together}
-    reached = [f"--cov-fail-under={COVERAGE}"] if required else []
-    return {
-        "pytest": [*together, "--cov", "--cov-report="],
-        "pytest, one at a time": [*pytest, "--cov", "--cov-append", *reached, "-m", "full"],
+    first, then = (["--cov", "--cov-report="], ["--cov", "--cov-append"]) if full else ([], [])
+    commands = {
+        "pytest": [*together, *first, "--ignore=tests/service"],
+        "pytest, the service": [*pytest, *then, "tests/service"],
     }
+    if full:
+        reached = [f"--cov-fail-under={COVERAGE}"] if required else []
+        commands["pytest, one at a time"] = [*pytest, *then, *reached, "-m", "full"]
+    return commands
 
 
 def make_environment(folder: Path, python: str = "") -> Path:

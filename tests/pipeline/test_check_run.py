@@ -86,7 +86,7 @@ def test_all_checks_pass(tools: Programs, capfd: pytest.CaptureFixture[str]) -> 
     """Each runs once, the tests last."""
     assert check.main([]) == 0
     assert [call[0] for call in tools.calls] == [
-        *("uv", "uv", "ruff", "ruff", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor", "python"),
+        *("uv", "uv", "ruff", "ruff", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor", "python", "python"),
     ]
     assert tools.calls[-1][1:3] == ["-m", "pytest"]
     assert "all checks passed" in capfd.readouterr().err
@@ -95,7 +95,7 @@ def test_all_checks_pass(tools: Programs, capfd: pytest.CaptureFixture[str]) -> 
 def test_every_check_that_fails_is_named(tools: Programs) -> None:
     """One that fails does not hide the next."""
     tools.answer("^ruff check", status=1).answer("^python", status=1).answer("^uv", err="no solution", status=1)
-    with pytest.raises(Failure, match=r"^requirements, ruff, pytest found something: see above$"):
+    with pytest.raises(Failure, match=r"^requirements, ruff, pytest, pytest, the service found something: see above$"):
         check.main([])
     assert tools.called("zizmor")
 
@@ -109,8 +109,8 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
     assert check.main(["--setup", "--require-engine", "--full"]) == 0
     assert done == [False, check.TEST_PACKAGES]
     asked = (tools.folder / "asked").read_text("utf-8").splitlines()
-    assert [line.partition(" --")[0] for line in asked] == ["1 -m pytest", "1 -m pytest"]
-    assert asked[1].endswith("--cov-fail-under=95 -m full")
+    assert [line.partition(" --")[0] for line in asked] == ["1 -m pytest"] * 3
+    assert asked[2].endswith("--cov-fail-under=95 -m full")
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 1)])
