@@ -25,6 +25,7 @@ SERVICE_PACKAGES = ("redis-server",)  # for the service's tests alone
 TEST_PACKAGES = (*SERVICE_PACKAGES, "chromium", "chromium-driver", "docker-registry", "openssh-server")
 REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")
+TOGETHER = ("tests/workflows", "tests/container", "tests/pipeline")  # long ones first
 AT_ONCE = 3  # test files; most of them wait for a container, a server or a runner most of the time
 COVERAGE = 95  # percent of lines and branches, with nothing skipped
 
@@ -93,7 +94,7 @@ def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, li
     together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
     first, then = (["--cov", "--cov-report="], ["--cov", "--cov-append"]) if full else ([], [])
     commands = {
-        "pytest": [*together, *first, "--ignore=tests/service"],
+        "pytest": [*together, *first, *TOGETHER],
         "pytest, the service": [*pytest, *then, "tests/service"],
     }
     if full:
