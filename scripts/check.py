@@ -27,6 +27,7 @@ REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")
 TOGETHER = ("tests/workflows", "tests/container", "tests/pipeline")  # long ones first
 AT_ONCE = 3  # test files; most of them wait for a container, a server or a runner most of the time
+SERVICE = "pytest of the service"
 COVERAGE = 95  # percent of lines and branches, with nothing skipped
 
 
@@ -95,11 +96,11 @@ def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, li
     first, then = (["--cov", "--cov-report="], ["--cov", "--cov-append"]) if full else ([], [])
     commands = {
         "pytest": [*together, *first, *TOGETHER],
-        "pytest, the service": [*pytest, *then, "tests/service"],
+        SERVICE: [*pytest, *then, "tests/service"],
     }
     if full:
         reached = [f"--cov-fail-under={COVERAGE}"] if required else []
-        commands["pytest, one at a time"] = [*pytest, *then, *reached, "-m", "full"]
+        commands["pytest one at a time"] = [*pytest, *then, *reached, "-m", "full"]
     return commands
 
 
@@ -123,16 +124,8 @@ def make_environment(folder: Path, python: str = "") -> Path:
         done = run([sys.executable, "-m", "venv", str(folder)], check=False)
         if done.returncode != 0:
             raise Failure(f"cannot make a virtual environment{last_line(done)}; on Debian, install python3-venv")
-        pip = [
-            str(folder / "bin/python"),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-compile",
-            "--disable-pip-version-check",
-        ]
-        run([*pip, "--require-hashes", "-r", str(requirements)])
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--no-compile"]
+        run([*pip, "--disable-pip-version-check", "--require-hashes", "-r", str(requirements)])
     stamp.write_text(made_from, "utf-8")
     return folder / "bin"
 
@@ -165,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
         with stage(f"Make environment for Python {options.python}"):
             bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
         failed: list[str] = []
-        check("pytest", [str(bin_ / "python"), "-m", "pytest", "tests/service"], failed)
+        check(SERVICE, pytest_commands(bin_ / "python", full=False, required=False)[SERVICE], failed)
         return 1 if failed else 0
     if options.setup:
         with stage("Set up engine and test programs"):

@@ -47,12 +47,12 @@ class Response:
 def run_command(image: str, platform: str, publish: str, network: str) -> list[str]:
     """Return the command that starts the image; `publish` is 4000:80, or 80 for a port that the engine chooses.
 
-    A Python that starts under emulation takes longer than a health check may, so there are none there, and one worker.
+    A Python that starts under emulation takes longer than a health check may, so there are none there.
     """
-    slow = [] if platform == host_platform() else ["--no-healthcheck", "--env", "WEB_CONCURRENCY=1"]
+    health = [] if platform == host_platform() else ["--no-healthcheck"]
     return [
         *("docker", "run", "--detach", "--publish", publish, "--platform", platform, "--network", network),
-        *(*HARDENED, *slow, "--env", f"NAME={NAME}", "--label", containers.label(), image),
+        *(*HARDENED, *health, "--env", f"NAME={NAME}", "--label", containers.label(), image),
     ]
 
 

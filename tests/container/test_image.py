@@ -115,7 +115,7 @@ def files_in(blobs: Path, digest: str) -> dict[str, str]:
 @pytest.mark.full  # alone: what other tests build and remove at the same time is none of its business
 def test_a_commit_always_gives_the_same_images(tmp_path: Path) -> None:
     """Two clones of one commit, built without any cache, yield the same platform images, byte for byte."""
-    digests = []
+    digests, blobs = [], {}
     for clone in ("one", "two"):
         run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / clone)])
         name = f"friendlyhello-test-clone:{clone}"
@@ -133,15 +133,16 @@ def test_a_commit_always_gives_the_same_images(tmp_path: Path) -> None:
         run([*without_load[:3], "--no-cache", "--output", f"type=oci,dest={output}", *without_load[3:]])
         run(["mkdir", str(tmp_path / f"{clone}-oci")])
         run(["tar", "-x", "-C", str(tmp_path / f"{clone}-oci"), "-f", str(output)])
-        blobs = tmp_path / f"{clone}-oci/blobs/sha256"
+        blobs[clone] = tmp_path / f"{clone}-oci/blobs/sha256"
         digest = build_image.digest_in((tmp_path / f"{clone}.json").read_text("utf-8"))
-        digests.append(Index(digest, json.loads((blobs / digest.removeprefix("sha256:")).read_text("utf-8"))).platforms)
+        digests.append(
+            Index(digest, json.loads((blobs[clone] / digest.removeprefix("sha256:")).read_text("utf-8"))).platforms
+        )
     assert set(digests[0]) == set(engine.PLATFORMS)
     for platform in engine.PLATFORMS:
         one, two = (index[platform] for index in digests)
         if one != two:  # say which files are to blame
-            layers = [tmp_path / f"{clone}-oci/blobs/sha256" for clone in ("one", "two")]
-            assert files_in(layers[0], one) == files_in(layers[1], two)
+            assert files_in(blobs["one"], one) == files_in(blobs["two"], two)
     assert digests[0] == digests[1]
 
 

@@ -66,7 +66,7 @@ def test_pytest_commands() -> None:
         [*pytest_, "--cov", "--cov-append", "tests/service"],
         [*pytest_, "--cov", "--cov-append", "-m", "full"],
     ]
-    everything = check.pytest_commands(Path("/v/bin/python"), full=True, required=True)["pytest, one at a time"]
+    everything = check.pytest_commands(Path("/v/bin/python"), full=True, required=True)["pytest one at a time"]
     assert everything == [*pytest_, "--cov", "--cov-append", f"--cov-fail-under={check.COVERAGE}", "-m", "full"]
 
 

@@ -88,14 +88,20 @@ def test_all_checks_pass(tools: Programs, capfd: pytest.CaptureFixture[str]) -> 
     assert [call[0] for call in tools.calls] == [
         *("uv", "uv", "ruff", "ruff", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor", "python", "python"),
     ]
-    assert tools.calls[-1][1:3] == ["-m", "pytest"]
+    together = ["--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder", *check.TOGETHER]
+    assert [call[1:] for call in tools.calls[-2:]] == [
+        ["-m", "pytest", *together],
+        ["-m", "pytest", "tests/service"],
+    ]
     assert "all checks passed" in capfd.readouterr().err
 
 
 def test_every_check_that_fails_is_named(tools: Programs) -> None:
     """One that fails does not hide the next."""
     tools.answer("^ruff check", status=1).answer("^python", status=1).answer("^uv", err="no solution", status=1)
-    with pytest.raises(Failure, match=r"^requirements, ruff, pytest, pytest, the service found something: see above$"):
+    with pytest.raises(
+        Failure, match=r"^requirements, ruff, pytest, pytest of the service found something: see above$"
+    ):
         check.main([])
     assert tools.called("zizmor")
 
@@ -109,8 +115,12 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
     assert check.main(["--setup", "--require-engine", "--full"]) == 0
     assert done == [False, check.TEST_PACKAGES]
     asked = (tools.folder / "asked").read_text("utf-8").splitlines()
-    assert [line.partition(" --")[0] for line in asked] == ["1 -m pytest"] * 3
-    assert asked[2].endswith("--cov-fail-under=95 -m full")
+    together = "--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report="
+    assert asked == [
+        f"1 -m pytest {together} tests/workflows tests/container tests/pipeline",
+        "1 -m pytest --cov --cov-append tests/service",
+        "1 -m pytest --cov --cov-append --cov-fail-under=95 -m full",
+    ]
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 1)])
