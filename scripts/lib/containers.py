@@ -16,6 +16,7 @@ from lib.command import Failure, last_line, run
 from lib.daemon import started_at
 
 LABEL = "friendlyhello.run"
+PATIENCE = 120  # seconds for the engine to remove something, or to say that it is there
 
 
 def run_id() -> str:
@@ -42,9 +43,10 @@ def remove(filter_: str) -> None:
         ("volume", ["docker", "volume", "rm"]),
     ):
         every = ["--all"] if kind == "container" else []
-        found = run(["docker", kind, "ls", "--quiet", *every, "--filter", f"label={filter_}"], check=False).stdout
-        if found.split():
-            run([*remove_command, *found.split()], check=False)
+        list_command = ["docker", kind, "ls", "--quiet", *every, "--filter", f"label={filter_}"]
+        found = run(list_command, check=False, timeout=PATIENCE)
+        if found.stdout.split():
+            run([*remove_command, *found.stdout.split()], check=False, timeout=PATIENCE)
 
 
 def remove_leftovers() -> None:
@@ -66,12 +68,30 @@ def remove_leftovers() -> None:
             remove(f"{LABEL}={run_}")
 
 
+def engine_answers() -> bool:
+    """Whether there is still an engine to talk to."""
+    try:
+        run(["docker", "version", "--format", "{{.Server.Version}}"], timeout=PATIENCE)
+    except Failure:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def cleaned_up() -> Iterator[None]:
-    """Remove what killed runs left; at the end, also after Ctrl-C, what this one created."""
+    """Remove what killed runs left; at the end, also after Ctrl-C, what this one created.
+
+    A Failure that comes from an engine that has stopped says so: it is not the image's.
+    """
     remove_leftovers()
     try:
         yield
+    except Failure as failure:
+        if engine_answers():
+            raise
+        raise Failure(
+            f"the Docker Engine stopped half-way ({failure}); start it and run this again, which removes what is left"
+        ) from failure
     finally:
         # A second Ctrl-C must not stop the cleaning up half-way.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)

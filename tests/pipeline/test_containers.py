@@ -70,6 +70,14 @@ def test_a_run_cleans_up_after_itself(docker: Programs) -> None:
     assert docker.called("docker", "network", "rm") == [["docker", "network", "rm", "n"]]
 
 
+def test_an_engine_that_stopped_is_told_from_a_bad_image(docker: Programs) -> None:
+    """Whoever reads it at night starts the engine, and does not look for a fault in the service."""
+    docker.answer("^docker version", err="Cannot connect to the Docker daemon", status=1)
+    sentence = r"^the Docker Engine stopped half-way \(GET / failed\); start it and run this again"
+    with pytest.raises(Failure, match=sentence), containers.cleaned_up():
+        raise Failure("GET / failed")
+
+
 def test_a_second_ctrl_c_does_not_stop_the_cleaning_up(docker: Programs) -> None:
     """Whoever is impatient leaves nothing behind either."""
     before = signal.getsignal(signal.SIGINT)
