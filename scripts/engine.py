@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib import standin
+from lib import containers, standin
 from lib.command import Failure, parser, run, say, start, wait_until
 from lib.daemon import Daemon
 
@@ -292,8 +292,7 @@ def is_running(pid_file: Path, names: Sequence[str]) -> bool:
 
 def answers() -> bool:
     """Whether the engine answers."""
-    asked = ["docker", "version", "--format", "{{.Server.Version}}"]
-    return bool(shutil.which("docker")) and run(asked, check=False).returncode == 0
+    return bool(containers.server_version())
 
 
 def restart(changed: bool) -> None:
@@ -313,25 +312,32 @@ def is_ours() -> bool:
     return DOCKERD.pid is not None or on_github_runner() or not answers()
 
 
+def suffices(engine: Engine, stand_in: bool) -> bool:
+    """Whether nothing is missing: an engine that can run the pipeline, and the base images that it will ask for."""
+    if problems(engine):
+        return False
+    return all(map(standin.has, standin.RECIPES)) if engine.stands_in else not stand_in
+
+
 def setup(offline: bool) -> Engine:
-    """Install, configure and start what is missing; return the engine. Does nothing twice."""
+    """Install, configure and start what is missing; return the engine. Does nothing twice, and nothing as root then."""
+    engine = look()
+    # A GitHub runner always reaches Docker Hub, or should say so: what it builds is published.
+    stand_in = offline or not (on_github_runner() or standin.hub_reachable())
+    if suffices(engine, stand_in):
+        return engine
     if sys.platform != "linux":
-        raise Failure(f"--setup works on Linux; here: {'; '.join(problems(look())) or 'nothing is missing'}")
+        raise Failure(f"--setup works on Linux; here: {'; '.join(problems(engine)) or 'Docker Hub cannot be reached'}")
     if os.geteuid() != 0:
         if not shutil.which("sudo"):
             raise Failure("--setup needs root, and there is no sudo; run it as root")
-        kept = "--preserve-env=RUNNER_ENVIRONMENT,HTTP_PROXY,HTTPS_PROXY,NO_PROXY,http_proxy,https_proxy,no_proxy"
-        again = ["sudo", kept, sys.executable, __file__, "--setup", *(["--offline"] if offline else [])]
-        run(again, show=True, passthrough=True)
+        kept = "PLATFORMS,RUNNER_ENVIRONMENT,HTTP_PROXY,HTTPS_PROXY,NO_PROXY,http_proxy,https_proxy,no_proxy"
+        again = ["sudo", f"--preserve-env={kept}", sys.executable, __file__, "--setup"]
+        run([*again, *(["--offline"] if offline else [])], show=True, passthrough=True)
         return find()
-    # A GitHub runner always reaches Docker Hub, or should say so: what it builds is published.
-    stand_in = offline or not (on_github_runner() or standin.hub_reachable())
-    engine = look() if shutil.which("docker") else Engine()
-    if engine.version and not problems(engine) and (engine.stands_in or not stand_in):
-        if engine.stands_in and HUB.pid is None:
-            start_hub()
-        if engine.stands_in:
-            standin.make_missing(PLATFORMS)
+    if not problems(engine) and engine.stands_in:
+        start_hub()
+        standin.make_missing(PLATFORMS)
         return engine
     if not is_ours():
         if not engine.image_store or (stand_in and not engine.stands_in):

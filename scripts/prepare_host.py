@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import engine
+from lib import containers
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
 from lib.ssh import DEPLOY_USER, Target, parse_target
 
@@ -166,11 +167,9 @@ def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) ->
     """Give this machine an engine and a Swarm, its own or the manager's, and its own one a user who deploys."""
     if os.geteuid() != 0 and not dry_run:
         raise Failure("this has to run as root; log in as root, or as somebody who may use sudo without a password")
-    version = (
-        run(["docker", "version", "--format", "{{.Server.Version}}"], check=False).stdout if engine.answers() else ""
-    )
+    version = containers.server_version()
     if version and engine_version(version) < OLDEST_ENGINE:
-        raise Failure(f"the engine there is {version.strip()}, and {OLDEST_ENGINE} or newer is needed: update it first")
+        raise Failure(f"the engine there is {version}, and {OLDEST_ENGINE} or newer is needed: update it first")
     if not version:
         say("would install the Docker Engine" if dry_run else "installing the Docker Engine")
         if not dry_run:

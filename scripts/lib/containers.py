@@ -68,13 +68,12 @@ def remove_leftovers() -> None:
             remove(f"{LABEL}={run_}")
 
 
-def engine_answers() -> bool:
-    """Whether there is still an engine to talk to."""
+def server_version() -> str:
+    """Return the version of the engine that `docker` talks to, or "" where none answers."""
     try:
-        run(["docker", "version", "--format", "{{.Server.Version}}"], timeout=PATIENCE)
+        return run(["docker", "version", "--format", "{{.Server.Version}}"], timeout=PATIENCE).stdout.strip()
     except Failure:
-        return False
-    return True
+        return ""
 
 
 @contextlib.contextmanager
@@ -87,7 +86,7 @@ def cleaned_up() -> Iterator[None]:
     try:
         yield
     except Failure as failure:
-        if engine_answers():
+        if server_version():
             raise
         raise Failure(
             f"the Docker Engine stopped half-way ({failure}); start it and run this again, which removes what is left"

@@ -78,6 +78,16 @@ def test_an_engine_that_stopped_is_told_from_a_bad_image(docker: Programs) -> No
         raise Failure("GET / failed")
 
 
+def test_server_version(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether somebody is there, and not only a client, or nothing at all."""
+    docker.answer("^docker version", "28.1\n", once=True).answer("^docker version", "\n", status=1)
+    assert containers.server_version() == "28.1"
+    assert docker.calls == [["docker", "version", "--format", "{{.Server.Version}}"]]
+    assert containers.server_version() == ""
+    monkeypatch.setenv("PATH", "")
+    assert containers.server_version() == ""
+
+
 def test_a_second_ctrl_c_does_not_stop_the_cleaning_up(docker: Programs) -> None:
     """Whoever is impatient leaves nothing behind either."""
     before = signal.getsignal(signal.SIGINT)

@@ -196,6 +196,7 @@ class Machine:
             monkeypatch.setattr(engine, name, value)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(standin, "hub_reachable", lambda: True)
+        monkeypatch.setattr(standin, "has", lambda _image: False)
         monkeypatch.setattr(standin, "make_missing", lambda platforms: self.made.append(tuple(platforms)))
         monkeypatch.delenv("RUNNER_ENVIRONMENT", raising=False)
         programs.add("docker", "apt-get", "apt-cache", "mount", "update-binfmts", "systemctl")
@@ -312,9 +313,16 @@ def test_setup_starts_the_stand_in_again(machine: Machine) -> None:
     machine.patch.setattr(engine, "start_hub", lambda: begun.append(True))
     assert engine.setup(offline=True).stands_in
     assert (begun, machine.made) == ([True], [("linux/amd64", "linux/arm64")])
-    machine.hub.start(["sleep", "60"], ready=lambda: True, seconds=5)
-    engine.setup(offline=True)
-    assert begun == [True]
+
+
+@pytest.mark.parametrize(("info", "stands_in"), [(INFO, False), (MIRRORED, True)], ids=["hub", "stand-in"])
+def test_setup_where_nothing_is_missing_needs_no_root(machine: Machine, info: dict[str, Any], stands_in: bool) -> None:
+    """Nobody is asked for a password for nothing, on any system."""
+    machine.patch.setattr(os, "geteuid", lambda: 1000)
+    machine.patch.setattr(sys, "platform", "darwin")
+    machine.patch.setattr(standin, "has", lambda _image: True)
+    machine.has(info)
+    assert engine.setup(offline=stands_in).stands_in is stands_in
 
 
 def test_the_stand_in_does_not_share_its_port(machine: Machine) -> None:
@@ -397,14 +405,6 @@ def test_is_running(tmp_path: Path, text: str | None, comm: str, running: bool) 
             process.kill()
 
 
-def test_answers(docker: Programs) -> None:
-    """Whether somebody is there, and not only a client."""
-    assert engine.answers()
-    docker.answer("^docker version", status=1)
-    assert not engine.answers()
-    assert docker.calls[0] == ["docker", "version", "--format", "{{.Server.Version}}"]
-
-
 def test_setup_without_root_goes_through_sudo(machine: Machine) -> None:
     """Only what needs root runs as root, and it is told how to reach the world."""
     machine.patch.setattr(os, "geteuid", lambda: 1000)
@@ -412,7 +412,7 @@ def test_setup_without_root_goes_through_sudo(machine: Machine) -> None:
     machine.has(INFO)
     assert engine.setup(offline=True) == GOOD
     (call,) = machine.programs.called("sudo")
-    assert call[1].startswith("--preserve-env=RUNNER_ENVIRONMENT,HTTP_PROXY,")
+    assert call[1].startswith("--preserve-env=PLATFORMS,RUNNER_ENVIRONMENT,HTTP_PROXY,")
     assert call[3:] == [engine.__file__, "--setup", "--offline"]
 
 
