@@ -13,6 +13,7 @@ import pytest
 
 import pipeline
 import push_image
+from conftest import need_root
 from front import Front
 from lib import registry as registries
 from lib.command import Failure, run
@@ -123,8 +124,7 @@ def test_a_registry_that_stays_down(image: LocalImage, commit: Source, free_port
 @pytest.mark.usefixtures("quick")
 def test_a_registry_with_a_full_disk(image: LocalImage, commit: Source, tmp_path: Path, free_port: int) -> None:
     """A push that cannot be stored is red, and the tag is not there."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
+    need_root("a small file system")
     data = tmp_path / "data"
     data.mkdir()
     run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(data)])

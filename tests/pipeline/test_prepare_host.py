@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import prepare_host
-from conftest import need
+from conftest import need_root
 from lib.command import Failure, UsageError, run
 from lib.ssh import Target
 from ports import free_port
@@ -239,7 +239,7 @@ class Machine:
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     """A machine that nobody else sees."""
-    need(os.geteuid() == 0, "root, for a machine of the tests' own")
+    need_root("a machine of the tests' own")
     with tempfile.TemporaryDirectory(prefix="fh") as folder:
         yield Machine(Path(folder))
 

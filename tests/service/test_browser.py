@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from conftest import need
+from lib.command import run
 from service.running import Service, program
 
 # The last four keep Chromium from asking its maker's servers for things while it is tested.
@@ -22,12 +25,21 @@ OPTIONS = (
 def chromium(service: Service, tmp_path: Path) -> Iterator[webdriver.Chrome]:
     """Debian's Chromium, without a window and with an empty profile; it is gone before the service is."""
     options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium")
+    browser, driver = program("chromium"), program("chromedriver")
+    version = version_of(driver)
+    need(version_of(browser) == version, f"Chromium {version}, as chromedriver is")
+    options.binary_location = browser
     for option in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(option)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(program("chromedriver")))
-    yield browser
-    browser.quit()
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def version_of(path: str) -> str:
+    """Return a program's major version: the two have to be of one."""
+    found = re.search(r"\d+", run([path, "--version"], check=False).stdout)
+    return found[0] if found else ""
 
 
 def test_a_person_sees_the_greeting_and_the_count_go_up(chromium: webdriver.Chrome, service: Service) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
 
 import engine
-from conftest import need
+from conftest import need, need_root
 from swarm.host import COMMITS, history
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _engines() -> None:
     """There is all that they are made of, and an engine here that builds what they run."""
-    need(os.geteuid() == 0, "root, for engines in network namespaces")
+    need_root("engines in network namespaces")
     need(all(map(shutil.which, ("dockerd", "docker-registry", "ip"))), "dockerd and a registry")
     here = engine.look()
     need(not engine.problems(here) and here.stands_in, "an engine that stands in for Docker Hub")
-    need(len(history()) == COMMITS, "a clone with its history")
+    need(len(history()) == COMMITS, "a clone with its history", "run git fetch --unshallow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import engine as engines
-from conftest import need
+from conftest import need, need_root
 from ports import free_port
 from prepare_host import make_key
 from redeploy import answer
@@ -67,7 +66,7 @@ def target(
     engine: Mapping[str, str],
 ) -> Iterator[Target]:
     """An engine that is in no Swarm yet, and two versions that the project's own workflows published."""
-    need(os.geteuid() == 0, "root, for an engine in a network namespace")
+    need_root("an engine in a network namespace")
     need(bool(shutil.which("dockerd") and shutil.which("ip")), "dockerd and ip")
     need(engines.look().stands_in, "an engine that stands in for Docker Hub")
     folder = tmp_path_factory.mktemp("redeployed")
