@@ -62,25 +62,36 @@ def run(
     """Run a command and return it with its output as text.
 
     `show` prints it first, as a line to repeat by hand. `passthrough` lets its output through to
-    stderr instead of keeping it. `env` is added to this process's environment. `timeout` is in
-    seconds. Raises Failure, quoting the last line that the command wrote, when it cannot be
-    started, runs out of time, or (with `check`) exits with anything but 0.
+    stderr instead of keeping it; such a command may put away what it has begun after Ctrl-C or
+    SIGTERM. `env` is added to this process's environment. `timeout` is in seconds. Raises Failure,
+    quoting the last line that the command wrote, when it cannot be started, runs out of time, or
+    (with `check`) exits with anything but 0.
     """
     if show:
         say(f"$ {shown(command)}")
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             command,
             stdout=sys.stderr if passthrough else subprocess.PIPE,
             stderr=None if passthrough else subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            timeout=timeout,
             env={**os.environ, **env} if env else None,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             cwd=cwd,
-        )
+        ) as process:
+            try:
+                out, err = process.communicate(stdin, timeout)
+            except BaseException as stopped:
+                if not passthrough or isinstance(stopped, subprocess.TimeoutExpired):
+                    process.kill()
+                else:
+                    # Such as pytest, which has servers and containers to put away. Ctrl-C has reached it already.
+                    if not isinstance(stopped, KeyboardInterrupt):
+                        process.send_signal(signal.SIGINT)
+                    process.wait()
+                raise
+        done = subprocess.CompletedProcess(command, process.returncode, out, err)
     except FileNotFoundError as error:
         # A missing working folder raises the same error as a missing program.
         missing = str(error.filename or command[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,28 @@ def test_run_hands_on_environment_and_input(capfd: pytest.CaptureFixture[str]) -
     assert run(["sh", "-c", 'echo "$A"; cat'], env={"A": "b"}, stdin="c").stdout == "b\nc"
     run(["echo", "two words"], show=True, passthrough=True)
     assert capfd.readouterr() == ("", "$ echo 'two words'\ntwo words\n")
+
+
+CLEANS_UP = "trap 'sleep 1; echo put away; exit' INT; echo ready; while :; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_may_put_away_what_it_has_begun(number: signal.Signals, status: int) -> None:
+    """Ctrl-C reaches a whole group of processes, SIGTERM one; either way the command is waited for."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); from lib.command import run, start;"
+        f"start(lambda _: run(['sh', '-c', {CLEANS_UP!r}], passthrough=True).returncode)"
+    )
+    begin = [sys.executable, "-c", program]
+    with subprocess.Popen(begin, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr
+        assert process.stderr.readline() == "ready\n"
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert process.wait(timeout=60) == status
+        assert process.stderr.readline() == "put away\n"
 
 
 def test_last_line_leaves_the_help_out() -> None:
