@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from front import Front
-from lib import registry
+from lib import containers, registry
 from lib.command import run
 from lib.daemon import Daemon
 from lib.names import ImageName
@@ -241,14 +241,20 @@ class Scenario:
 def opened(
     folder: Path, project: Path, registry_port: int, engine: Mapping[str, str], repository: str
 ) -> Iterator[Scenario]:
-    """A scenario with a front of its own; the engine's images of that name are removed afterwards."""
+    """A scenario with a front of its own; the engine's images of that name are removed afterwards.
+
+    So are containers, where Ctrl-C broke a run off: act kills its steps.
+    """
     with Front(registry_port, f"{USERNAME}:{TOKEN}") as front:
         scenario = Scenario(folder, project, front, engine, repository)
-        yield scenario
-        listing = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", scenario.image]
-        tags = run(listing, env=engine).stdout.split()
-        if tags:
-            run(["docker", "image", "rm", "--force", *tags], env=engine)
+        try:
+            yield scenario
+        finally:
+            containers.remove_leftovers()
+            listing = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", scenario.image]
+            tags = run(listing, env=engine).stdout.split()
+            if tags:
+                run(["docker", "image", "rm", "--force", *tags], env=engine)
 
 
 def start_registry(folder: Path, port: int, enter: Sequence[str] = ()) -> Daemon:
