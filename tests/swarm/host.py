@@ -169,7 +169,11 @@ class Load:
     def __enter__(self) -> Load:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
+        if raised and not issubclass(raised, Exception):  # Ctrl-C: no test goes on, nor do the visitors
+            self.process.kill()
+            self.process.communicate()
+            return
         output = json.loads(self.process.communicate("\n", timeout=300)[0])
         self.seen = Seen(**output)
         say(f"visitors saw {self.seen}")
