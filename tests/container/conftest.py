@@ -10,6 +10,7 @@ import pytest
 
 import build_image
 import engine
+import images
 import ports
 from conftest import need
 from lib.command import run
@@ -47,8 +48,7 @@ def broken(image: LocalImage) -> Iterator[Callable[[str], str]]:
     name = f"{PREFIX}:broken"
 
     def build(lines: str) -> str:
-        command = ["docker", "buildx", "build", "--builder", "default", "--load", "--quiet", "--tag", name, "-"]
-        run(command, stdin=f"FROM {image.reference}\n{lines}\n")
+        images.build(name, f"FROM {image.reference}\n{lines}\n")
         return name
 
     yield build

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import build_image
+import images
 from lib.command import run, say
 from lib.daemon import Daemon
 from lib.names import git, source
@@ -88,8 +89,7 @@ class Host:
         """Publish the image as a commit's, with some lines of a Dockerfile more."""
         labels = f'LABEL org.opencontainers.image.revision="{commit}"\nENV REVISION="{commit}"\n'
         name = f"localhost:{self.port}/me/hello:{tag}"
-        build = ["docker", "buildx", "build", "--builder", "default", "--load", "--provenance", "mode=max", "--tag"]
-        run([*build, name, "-"], stdin=f"FROM {IMAGE}:good\n{labels}{lines}\n")
+        images.build(name, f"FROM {IMAGE}:good\n{labels}{lines}\n", "--provenance", "mode=max")
         run(["docker", "push", "--quiet", name])
         run(["docker", "image", "rm", "--force", name])
 
