@@ -21,7 +21,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +99,24 @@ def look() -> Engine:
     if not shutil.which("docker"):
         return Engine(why_not="there is no docker command")
     done = run(["docker", "info", "--format", "{{json .}}"], check=False, timeout=60)
+    said = (done.stderr.strip().splitlines() or ["docker info said nothing"])[-1]
     try:
         info = json.loads(done.stdout)
     except ValueError:
-        return Engine(why_not=(done.stderr.strip().splitlines() or ["docker info said nothing"])[-1])
+        return Engine(why_not=said)
     inspect = run(["docker", "buildx", "inspect", "default"], check=False, timeout=60).stdout
-    return parse_info(info, inspect)
+    found = parse_info(info, inspect)
+    # Some clients write why not into the JSON, some beside it.
+    return found if found.version or found.why_not else replace(found, why_not=said)
 
 
 def problems(engine: Engine) -> list[str]:
     """Return what keeps an engine from running the pipeline, a sentence each with what to do."""
+    if "permission denied" in engine.why_not:
+        return [
+            "you may not talk to the Docker Engine: run sudo usermod -aG docker $USER and log in again"
+            "; --setup leaves that to you"
+        ]
     if not engine.version:
         return [f"no Docker Engine answers ({engine.why_not or 'no reason given'}): start yours, or run with --setup"]
     found = []

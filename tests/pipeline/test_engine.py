@@ -72,6 +72,7 @@ def test_how_an_engine_is_shown() -> None:
         ({}, []),
         ({"version": "", "why_not": "is it running?"}, [r"no Docker Engine answers \(is it running\?\): .* --setup"]),
         ({"version": ""}, [r"no Docker Engine answers \(no reason given\)"]),
+        ({"version": "", "why_not": "connect: permission denied"}, ["you may not talk to .*: run sudo usermod"]),
         ({"image_store": False}, ["image store is off: add .*containerd-snapshotter.* to /etc/docker/daemon.json"]),
         ({"buildx": (0, 12, 9)}, ["docker buildx 0.13 or newer is missing: install the package docker-buildx"]),
         ({"platforms": ("linux/amd64",)}, ["the engine cannot run linux/arm64: install qemu-user-static"]),
@@ -104,15 +105,18 @@ def test_find_says_all_that_is_missing(docker: Programs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("info", "said", "sentence"),
     [
-        ("permission denied while trying to connect\n", r"\(permission denied while trying to connect\)"),
-        ("", r"\(docker info said nothing\)"),
+        ("", "cannot connect\n", r"no Docker Engine answers \(cannot connect\)"),
+        ("", "", r"\(docker info said nothing\)"),
+        ("{}", "is it running?\n", r"\(is it running\?\)"),
+        ('{"ServerErrors": ["cannot connect"]}', "errors pretty printing info\n", r"\(cannot connect\)"),
+        ("{}", "connect: permission denied\n", r"^you may not talk to the Docker Engine: run sudo usermod"),
     ],
 )
-def test_find_with_a_silent_engine(docker: Programs, said: str, sentence: str) -> None:
+def test_find_with_a_silent_engine(docker: Programs, info: str, said: str, sentence: str) -> None:
     """What docker says is quoted; --setup is named once."""
-    docker.answer("^docker info", err=said, status=1)
+    docker.answer("^docker info", info, said, status=1)
     with pytest.raises(Failure, match=sentence) as raised:
         engine.find()
     assert str(raised.value).count("--setup") == 1
