@@ -320,19 +320,15 @@ def is_ours() -> bool:
     return DOCKERD.pid is not None or on_github_runner() or not answers()
 
 
-def suffices(engine: Engine, stand_in: bool) -> bool:
-    """Whether nothing is missing: an engine that can run the pipeline, and the base images that it will ask for."""
-    if problems(engine):
-        return False
-    return all(map(standin.has, standin.RECIPES)) if engine.stands_in else not stand_in
-
-
 def setup(offline: bool) -> Engine:
     """Install, configure and start what is missing; return the engine. Does nothing twice, and nothing as root then."""
     engine = look()
+    is_good = not problems(engine)
+    if is_good and engine.stands_in and all(map(standin.has, standin.RECIPES)):
+        return engine
     # A GitHub runner always reaches Docker Hub, or should say so: what it builds is published.
     stand_in = offline or not (on_github_runner() or standin.hub_reachable())
-    if suffices(engine, stand_in):
+    if is_good and not engine.stands_in and not stand_in:
         return engine
     if sys.platform != "linux":
         raise Failure(f"--setup works on Linux; here: {'; '.join(problems(engine)) or 'Docker Hub cannot be reached'}")
@@ -343,7 +339,7 @@ def setup(offline: bool) -> Engine:
         again = ["sudo", f"--preserve-env={kept}", sys.executable, __file__, "--setup"]
         run([*again, *(["--offline"] if offline else [])], show=True, passthrough=True)
         return find()
-    if not problems(engine) and engine.stands_in:
+    if is_good and engine.stands_in:
         start_hub()
         standin.make_missing(PLATFORMS)
         return engine
