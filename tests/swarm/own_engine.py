@@ -76,7 +76,8 @@ class OwnEngine:
         self.network = network or Network()
         self.link = self.address = ""
         self.env = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
-        self.enter = ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
+        # Where the tests are killed, it is, too: prctl(2), PR_SET_PDEATHSIG.
+        self.enter = ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/var/run/netns/{self.namespace}"]
         """What leads a command into its network."""
         self._registry, self._port = registry, port
         self._dockerd = Daemon("dockerd", folder)
