@@ -88,7 +88,8 @@ def run(
                 else:
                     # Such as pytest, which has servers and containers to put away. Ctrl-C has reached it already.
                     if not isinstance(stopped, KeyboardInterrupt):
-                        process.send_signal(signal.SIGINT)
+                        with contextlib.suppress(PermissionError):  # sudo's
+                            process.send_signal(signal.SIGINT)
                     process.wait()
                 raise
         done = subprocess.CompletedProcess(command, process.returncode, out, err)
