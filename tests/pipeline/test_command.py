@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -91,25 +92,39 @@ def test_run_hands_on_environment_and_input(capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "$ echo 'two words'\ntwo words\n")
 
 
-CLEANS_UP = "trap 'sleep 1; echo put away; exit' INT; echo ready; while :; do sleep 0.1; done"
+# A command that says when it can be interrupted, under a script that says when it waits for it.
+CLEANS_UP = f"""
+import subprocess, sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from lib.command import run, say, start
+
+class Popen(subprocess.Popen):
+    def communicate(self, *arguments):
+        say("ready")
+        return super().communicate(*arguments)
+
+subprocess.Popen = Popen
+shell = "trap 'sleep 1; echo put away; exit' INT; echo ready; while :; do sleep 0.1; done"
+start(lambda _: run(["sh", "-c", shell], passthrough=True).returncode)
+"""
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_command_may_put_away_what_it_has_begun(number: signal.Signals, status: int) -> None:
     """Ctrl-C reaches a whole group of processes, SIGTERM one; either way the command is waited for."""
-    program = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); from lib.command import run, start;"
-        f"start(lambda _: run(['sh', '-c', {CLEANS_UP!r}], passthrough=True).returncode)"
-    )
-    begin = [sys.executable, "-c", program]
+    begin = [sys.executable, "-c", CLEANS_UP]
     with subprocess.Popen(begin, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stderr
-        assert process.stderr.readline() == "ready\n"
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        assert process.wait(timeout=60) == status
+        try:
+            assert process.stderr
+            assert [process.stderr.readline() for _ in range(2)] == ["ready\n"] * 2
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            assert process.wait(timeout=60) == status
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         assert process.stderr.readline() == "put away\n"
 
 
