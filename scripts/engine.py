@@ -114,8 +114,8 @@ def problems(engine: Engine) -> list[str]:
     """Return what keeps an engine from running the pipeline, a sentence each with what to do."""
     if "permission denied" in engine.why_not:
         return [
-            "you may not talk to the Docker Engine: run sudo usermod -aG docker $USER and log in again"
-            "; --setup leaves that to you"
+            "you may not talk to the Docker Engine: run sudo usermod -aG docker $USER and log in again;"
+            " --setup leaves that to you"
         ]
     if not engine.version:
         return [f"no Docker Engine answers ({engine.why_not or 'no reason given'}): start yours, or run with --setup"]
@@ -323,15 +323,15 @@ def is_ours() -> bool:
 def setup(offline: bool) -> Engine:
     """Install, configure and start what is missing; return the engine. Does nothing twice, and nothing as root then."""
     engine = look()
-    is_good = not problems(engine)
-    if is_good and engine.stands_in and all(map(standin.has, standin.RECIPES)):
+    missing = problems(engine)
+    if not missing and engine.stands_in and all(map(standin.has, standin.RECIPES)):
         return engine
     # A GitHub runner always reaches Docker Hub, or should say so: what it builds is published.
     stand_in = offline or not (on_github_runner() or standin.hub_reachable())
-    if is_good and not engine.stands_in and not stand_in:
+    if not missing and not engine.stands_in and not stand_in:
         return engine
     if sys.platform != "linux":
-        raise Failure(f"--setup works on Linux; here: {'; '.join(problems(engine)) or 'Docker Hub cannot be reached'}")
+        raise Failure(f"--setup works on Linux; here: {'; '.join(missing) or 'Docker Hub cannot be reached'}")
     if os.geteuid() != 0:
         if not shutil.which("sudo"):
             raise Failure("--setup needs root, and there is no sudo; run it as root")
@@ -339,7 +339,7 @@ def setup(offline: bool) -> Engine:
         again = ["sudo", f"--preserve-env={kept}", sys.executable, __file__, "--setup"]
         run([*again, *(["--offline"] if offline else [])], show=True, passthrough=True)
         return find()
-    if is_good and engine.stands_in:
+    if not missing and engine.stands_in:
         start_hub()
         standin.make_missing(PLATFORMS)
         return engine

@@ -83,14 +83,10 @@ def run(
             try:
                 out, err = process.communicate(stdin, timeout)
             except BaseException as stopped:
-                if not passthrough or isinstance(stopped, subprocess.TimeoutExpired):
-                    process.kill()
+                if passthrough and not isinstance(stopped, subprocess.TimeoutExpired):
+                    let_it_end(process, interrupted=isinstance(stopped, KeyboardInterrupt))
                 else:
-                    # Such as pytest, which has servers and containers to put away. Ctrl-C has reached it already.
-                    if not isinstance(stopped, KeyboardInterrupt):
-                        with contextlib.suppress(PermissionError):  # sudo's
-                            process.send_signal(signal.SIGINT)
-                    process.wait()
+                    process.kill()
                 raise
         done = subprocess.CompletedProcess(command, process.returncode, out, err)
     except FileNotFoundError as error:
@@ -104,6 +100,17 @@ def run(
     if check and done.returncode != 0:
         raise Failure(f"exit {done.returncode} from {shown(command)}{last_line(done)}")
     return done
+
+
+def let_it_end(process: subprocess.Popen[str], *, interrupted: bool) -> None:
+    """Interrupt a command and wait: it may have much to put away, such as pytest with its servers and containers.
+
+    Ctrl-C reaches all processes of a terminal: then it was `interrupted` already.
+    """
+    if not interrupted:
+        with contextlib.suppress(PermissionError):  # sudo's
+            process.send_signal(signal.SIGINT)
+    process.wait()
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
