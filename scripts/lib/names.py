@@ -31,6 +31,12 @@ SEMVER = re.compile(
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
+PIPELINE = "onedigest"
+"""What labels, paths and objects of the pipeline are named after: it stays when the service is renamed."""
+
+FORMER = "friendlyhello"
+"""What they were named after in an earlier version: only to find what it left."""
+
 
 @dataclass(frozen=True)
 class ImageName:

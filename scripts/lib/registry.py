@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lib.command import Failure, last_line, run, say
+from lib.command import Failure, UsageError, last_line, run, say
 
 T = TypeVar("T")
 
@@ -131,12 +132,24 @@ def digest_of(manifest: str) -> str:
     return "sha256:" + hashlib.sha256(manifest.encode("utf-8")).hexdigest()
 
 
-def retry(action: Callable[[], T], *, attempts: int = 5, first_pause: float = 1.0) -> T:
+def retry_seconds(env: Mapping[str, str]) -> float:
+    """Return the first pause in seconds: RETRY_SECONDS, or 1. Raises UsageError if that is not a positive number."""
+    text = env.get("RETRY_SECONDS", "") or "1"
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or not float(text):
+        raise UsageError(
+            f"RETRY_SECONDS is {text!r}, which is not a number of seconds from 0.001 to 999.999; unset it, or set it to"
+            " 1"
+        )
+    return float(text)
+
+
+def retry(action: Callable[[], T], *, attempts: int = 5, first_pause: float | None = None) -> T:
     """Return what `action` returns; after a Failure wait and try again, longer each time.
 
-    Pauses double from `first_pause` seconds, with up to a half more at random so that many clients do
-    not come back at once. Refused is not tried again.
+    Pauses double from `first_pause` seconds (default: `retry_seconds`), with up to a half more at random so that
+    many clients do not come back at once. Refused is not tried again.
     """
+    first_pause = retry_seconds(os.environ) if first_pause is None else first_pause
     for attempt in range(1, attempts + 1):
         try:
             return action()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lib import registry
-from lib.command import Failure
+from lib.command import Failure, UsageError
 from lib.registry import Index, LocalImage, Refused
 from programs import Programs
 
@@ -107,6 +107,38 @@ def test_retry_pauses(no_pause: list[float]) -> None:
     assert len(no_pause) == 3
     for pause, least in zip(no_pause, (2, 4, 8), strict=True):
         assert least <= pause <= least * 1.5
+
+
+def test_the_first_pause_can_be_set(monkeypatch: pytest.MonkeyPatch, no_pause: list[float]) -> None:
+    """RETRY_SECONDS replaces the second before the second attempt."""
+    monkeypatch.setenv("RETRY_SECONDS", "0.1")
+    answers = iter([Failure("down"), None])
+
+    def action() -> None:
+        if failure := next(answers):
+            raise failure
+
+    registry.retry(action)
+    assert 0.1 <= no_pause[0] <= 0.15
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("", 1.0), ("1", 1.0), ("0.1", 0.1), ("30", 30.0), ("999.999", 999.999), ("0.001", 0.001)]
+)
+def test_retry_seconds(value: str, seconds: float) -> None:
+    """A positive number of seconds; an empty variable is not set."""
+    assert registry.retry_seconds({"RETRY_SECONDS": value}) == seconds
+    assert registry.retry_seconds({}) == 1.0
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "0.0", "-1", "x", "nan", "inf", "1e3", "1 ", " ", "1000", "0.0001", "\N{ARABIC-INDIC DIGIT ONE}", "1\n"],
+)
+def test_retry_seconds_that_are_not_a_number(value: str) -> None:
+    """Anything else is named with its value."""
+    with pytest.raises(UsageError, match=r"^RETRY_SECONDS is .*, which is not a number of seconds"):
+        registry.retry_seconds({"RETRY_SECONDS": value})
 
 
 def test_layer_sizes(docker: Programs) -> None:

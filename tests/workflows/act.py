@@ -180,6 +180,7 @@ class Scenario:
             "SCENARIO_ORIGIN": self.origin.as_uri(),
             "SCENARIO_FOLDER": str(self.folder),
             "SCENARIO_PYTHON": sys.executable,
+            "RETRY_SECONDS": "0.1",  # a registry that fails is asked again as often, and sooner
             **(env or {}),
         }
         done = subprocess.run(
@@ -323,8 +324,6 @@ def make_project(folder: Path, image: str, port: int) -> None:
     for files, old, new in (
         ("scripts/*.py", f'"{IMAGE}"', f'"{image}"'),
         ("scripts/smoke_test.py", f"\nPORT = {PORT}\n", f"\nPORT = {port}\n"),
-        # A registry that fails is asked again as often, and sooner.
-        ("scripts/lib/registry.py", "first_pause: float = 1.0", "first_pause: float = 0.1"),
         # act knows nothing of queues yet; it runs one workflow at a time anyway.
         (".github/workflows/*.yml", "queue: max", "cancel-in-progress: false"),
     ):
