@@ -12,9 +12,9 @@ import pytest
 
 import engine as engines
 from conftest import need, need_root
+from lib.visit import answer
 from ports import free_port
 from prepare_host import make_key
-from redeploy import answer
 from swarm.over_ssh import reached_over_ssh
 from swarm.own_engine import OwnEngine
 from workflows.act import Run, Scenario, opened, start_registry
@@ -40,7 +40,8 @@ class Target:
 
     def page(self) -> tuple[int, str]:
         """The status and the revision that visitors get."""
-        return answer(f"http://{self.own.address}:{PORT}/")
+        found = answer(f"http://{self.own.address}:{PORT}/")
+        return found.status, found.revision
 
     def running(self) -> list[str]:
         """The image of each replica that the Swarm runs."""
