@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import build_image  # noqa: E402
-import engine  # noqa: E402
+from lib.engine import builder, find  # noqa: E402
 
 PLAIN = """FROM python:3.13-slim-trixie
 WORKDIR /app
@@ -37,7 +37,7 @@ def seconds(dockerfile: Path, platforms: list[str]) -> float:
     """Return how long a build without any cache takes; what it makes is thrown away."""
     ca = build_image.ca_bundle()
     command = [
-        *("docker", "buildx", "build", "--builder", "default", "--no-cache", "--quiet"),
+        *("docker", "buildx", "build", "--builder", builder(), "--no-cache", "--quiet"),
         *("--output", "type=cacheonly", "--platform", ",".join(platforms), "--file", str(dockerfile)),
         *(["--secret", f"id=ca,src={ca}"] if ca else []),
         *(part for name in build_image.proxies() for part in ("--build-arg", name)),
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=int, default=3, help="of each of our builds (default: %(default)s)")
     options = arguments.parse_args()
-    found = engine.find()
+    found = find()
     one, both = [], []
     for _ in range(max(1, options.runs)):
         one.append(seconds(ROOT / "Dockerfile", list(found.platforms[:1])))

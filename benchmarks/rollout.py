@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
-import engine  # noqa: E402
+from lib import engine  # noqa: E402
 from lib.command import Failure, parser, run, say, start  # noqa: E402
 from measuring import load_command, machine, parse, table  # noqa: E402
 from swarm.host import BAD, Host, Load, one_host  # noqa: E402

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import engine
+from lib import engine
 from lib.command import ROOT, STATE, Failure, parser, run, say, set_output, stage, start
 from lib.names import Source, source
 from lib.registry import LocalImage, check_same, local_image
@@ -35,6 +35,7 @@ def build_command(
     platforms: Sequence[str],
     commit: Source,
     *,
+    builder: str = "default",
     ca_bundle: str = "",
     proxies: Sequence[str] = (),
     metadata: Path,
@@ -53,7 +54,7 @@ def build_command(
         "SOURCE_DATE_EPOCH": str(commit.date),  # https://reproducible-builds.org/specs/source-date-epoch/
     }
     return [
-        *("docker", "buildx", "build", "--builder", "default", "--load", "--provenance", "mode=max"),
+        *("docker", "buildx", "build", "--builder", builder, "--load", "--provenance", "mode=max"),
         *("--platform", ",".join(platforms), "--tag", image, "--metadata-file", str(metadata)),
         *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
         *(part for name in proxies for part in ("--build-arg", name)),
@@ -65,7 +66,7 @@ def build_command(
 def ca_bundle() -> str:
     """Return the file of authorities that this machine trusts, so that the build trusts them too.
 
-    SSL_CERT_FILE names it where it is set: https://docs.openssl.org/3.0/man7/openssl-env/
+    SSL_CERT_FILE names it if it is set: https://docs.openssl.org/3.0/man7/openssl-env/
     """
     for name in (os.environ.get("SSL_CERT_FILE", ""), *CA_BUNDLES):
         path = Path(name)
@@ -104,6 +105,7 @@ def build(image: str, platforms: Sequence[str], commit: Source) -> LocalImage:
             image,
             platforms,
             commit,
+            builder=engine.builder(),
             ca_bundle=ca_bundle(),
             proxies=proxies(),
             metadata=metadata,

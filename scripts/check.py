@@ -19,10 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import engine
+from lib import apt
 from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run, say, stage, start
 
 SERVICE_PACKAGES = ("redis-server",)  # for the service's tests alone
-TEST_PACKAGES = (*SERVICE_PACKAGES, "chromium", "chromium-driver", "docker-registry", "openssh-server")
+TEST_PACKAGES = (*SERVICE_PACKAGES, "docker-registry", "openssh-server")
+BROWSER_PACKAGES = ("chromium", "chromium-driver")  # Ubuntu has only snaps, which hold no driver of theirs
 REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")
 TOGETHER = ("tests/workflows", "tests/container", "tests/pipeline")  # long ones first
@@ -154,7 +156,7 @@ def main(argv: Sequence[str]) -> int:
     if options.python:
         if options.setup:
             with stage("Set up test programs"):
-                engine.apt_install(SERVICE_PACKAGES)
+                apt.install(SERVICE_PACKAGES)
         with stage(f"Make environment for Python {options.python}"):
             bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
         failed: list[str] = []
@@ -163,7 +165,7 @@ def main(argv: Sequence[str]) -> int:
     if options.setup:
         with stage("Set up engine and test programs"):
             engine.setup(offline=False)
-            engine.apt_install(TEST_PACKAGES)
+            apt.install(TEST_PACKAGES, if_available=BROWSER_PACKAGES)
     with stage("Make environment"):
         bin_ = make_environment(ROOT / ".venv")
     failed = []

@@ -9,7 +9,7 @@ Without --setup, says what is missing and what to run. With --setup, on Debian a
 and starts what is missing, as root or through sudo; on a GitHub runner it switches the image store
 on. An engine that was there before belongs to its user: anywhere else it is left as it is.
 
-Where Docker Hub cannot be reached (or with --offline), --setup also stands in for it: a registry on
+If Docker Hub cannot be reached (or with --offline), --setup also stands in for it: a registry on
 localhost with base images made from Debian's packages.
 """
 
@@ -21,27 +21,36 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lib import containers, standin
+from lib import apt, containers, standin
 from lib.command import Failure, parser, run, say, start, wait_until
 from lib.daemon import Daemon
+from lib.engine import (
+    DAEMON_JSON,
+    IMAGE_STORE,
+    LOOPBACK,
+    OLDEST_BUILDX,
+    PLATFORMS,
+    Engine,
+    find,
+    look,
+    problems,
+    without_loopback,
+)
+from lib.names import FORMER, PIPELINE
 
-# The variable PLATFORMS leaves some out, such as for a dependency that has no wheels for one of them.
-PLATFORMS = tuple(os.environ.get("PLATFORMS", "").replace(",", " ").split()) or ("linux/amd64", "linux/arm64")
 
-# Docker's own example and Docker Engine 29's default; see the documentation of the image store:
-# https://docs.docker.com/engine/storage/containerd/
-IMAGE_STORE = {"features": {"containerd-snapshotter": True}}
-OLDEST_BUILDX = (0, 13)  # the oldest that the digest hand-over was tried with
+def own(folder: str) -> Path:
+    """Return our part of a system folder; an earlier version's, if it is there and ours is not."""
+    ours, former = Path(folder) / PIPELINE, Path(folder) / FORMER
+    return former if former.is_dir() and not ours.is_dir() else ours
 
-RUN = Path("/run/friendlyhello")
-DATA = Path("/var/lib/friendlyhello")
-DAEMON_JSON = Path("/etc/docker/daemon.json")
+
+RUN = own("/run")
+DATA = own("/var/lib")
 PID_FILES = (Path("/var/run/docker.pid"), Path("/run/docker/containerd/containerd.pid"))
-APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
 DOCKERD = Daemon("dockerd", RUN)
 HUB = Daemon("hub", RUN)
@@ -52,113 +61,17 @@ QEMU_PACKAGES = ("qemu-user-static", "binfmt-support")
 STAND_IN_PACKAGES = ("docker-registry", "mmdebstrap")
 
 
-@dataclass(frozen=True)
-class Engine:
-    """What `docker info` and `docker buildx inspect` say. `version` is "" where no engine answers."""
-
-    version: str = ""
-    why_not: str = ""
-    image_store: bool = False
-    buildx: tuple[int, ...] = ()
-    compose: bool = False
-    platforms: tuple[str, ...] = ()
-    mirrors: tuple[str, ...] = ()
-
-    @property
-    def stands_in(self) -> bool:
-        """Whether this engine takes its base images from the stand-in for Docker Hub."""
-        return any(standin.HOST in mirror for mirror in self.mirrors)
-
-    def __str__(self) -> str:
-        hub = f"base images: STAND-INS from {standin.HOST}, not Docker Hub's" if self.stands_in else ""
-        parts = (f"Docker Engine {self.version}", f"buildx {'.'.join(map(str, self.buildx))}", *self.platforms, hub)
-        return ", ".join(part for part in parts if part)
-
-
-def parse_info(info: Mapping[str, Any], inspect: str) -> Engine:
-    """Return what `docker info` (as JSON) and the text of `docker buildx inspect` say."""
-    plugins = {plugin.get("Name"): plugin for plugin in (info.get("ClientInfo") or {}).get("Plugins") or []}
-    buildx = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", str(plugins.get("buildx", {}).get("Version", "")))
-    found = re.search(r"^Platforms:\s*(.+)$", inspect, re.M)
-    # buildx marks the platforms that somebody asked for with a star.
-    seen = [name.strip().rstrip("*") for name in found[1].split(",")] if found else []
-    errors = info.get("ServerErrors") or []
-    return Engine(
-        version=str(info.get("ServerVersion") or ""),
-        why_not=str(errors[0]) if errors else "",
-        image_store=any("containerd.snapshotter" in str(value) for _, value in info.get("DriverStatus") or []),
-        buildx=tuple(int(part) for part in buildx.groups() if part) if buildx else (),
-        compose="compose" in plugins,
-        platforms=tuple(name for name in PLATFORMS if name in seen),
-        mirrors=tuple((info.get("RegistryConfig") or {}).get("Mirrors") or ()),
-    )
-
-
-def look() -> Engine:
-    """Return the engine that `docker` talks to; never raises for one that is missing."""
-    if not shutil.which("docker"):
-        return Engine(why_not="there is no docker command")
-    done = run(["docker", "info", "--format", "{{json .}}"], check=False, timeout=60)
-    said = (done.stderr.strip().splitlines() or ["docker info said nothing"])[-1]
-    try:
-        info = json.loads(done.stdout)
-    except ValueError:
-        return Engine(why_not=said)
-    inspect = run(["docker", "buildx", "inspect", "default"], check=False, timeout=60).stdout
-    found = parse_info(info, inspect)
-    # Some clients write why not into the JSON, some beside it.
-    return found if found.version or found.why_not else replace(found, why_not=said)
-
-
-def problems(engine: Engine) -> list[str]:
-    """Return what keeps an engine from running the pipeline, a sentence each with what to do."""
-    if "permission denied" in engine.why_not:
-        return [
-            "you may not talk to the Docker Engine: run sudo usermod -aG docker $USER and log in again;"
-            " --setup leaves that to you"
-        ]
-    if not engine.version:
-        return [f"no Docker Engine answers ({engine.why_not or 'no reason given'}): start yours, or run with --setup"]
-    found = []
-    if not engine.image_store:
-        found.append(
-            f"the engine's containerd image store is off: add {json.dumps(IMAGE_STORE)} to {DAEMON_JSON}"
-            " (in Docker Desktop: Settings, General) and restart the engine"
-        )
-    if engine.buildx < OLDEST_BUILDX:
-        found.append(
-            "docker buildx 0.13 or newer is missing: install the package docker-buildx or docker-buildx-plugin"
-        )
-    missing = [platform for platform in PLATFORMS if platform not in engine.platforms]
-    if missing and engine.buildx:
-        found.append(
-            f"the engine cannot run {', '.join(missing)}: install qemu-user-static and binfmt-support, or run"
-            " docker run --privileged --rm tonistiigi/binfmt --install all"
-        )
-    return found
-
-
-def find() -> Engine:
-    """Return an engine that can run the pipeline, or raise Failure with all that is missing."""
-    engine = look()
-    found = problems(engine)
-    if found:
-        more = "" if any("--setup" in line for line in found) else "; or run python3 scripts/engine.py --setup"
-        raise Failure("; ".join(found) + more)
-    return engine
-
-
 def merged(existing: str, wanted: Mapping[str, Any]) -> str:
     """Return the text of a daemon.json with `wanted` merged in: lists and objects gain, nothing is lost.
 
-    Raises Failure where the file is not a JSON object.
+    Raises Failure if the file is not a JSON object.
     """
     try:
         config = json.loads(existing) if existing.strip() else {}
     except ValueError as error:
-        raise Failure(f"{DAEMON_JSON} is not JSON ({error}); mend it first") from error
+        raise Failure(f"{DAEMON_JSON} is not JSON ({error}); fix it first") from error
     if not isinstance(config, dict):
-        raise Failure(f"{DAEMON_JSON} is not a JSON object; mend it first")
+        raise Failure(f"{DAEMON_JSON} is not a JSON object; fix it first")
     for key, value in wanted.items():
         if isinstance(value, dict):
             config[key] = {**config.get(key, {}), **value}
@@ -169,11 +82,18 @@ def merged(existing: str, wanted: Mapping[str, Any]) -> str:
     return json.dumps(config, indent=2) + "\n"
 
 
-def configure(stand_in: bool) -> bool:
-    """Merge what we need into daemon.json and return whether that changed it."""
+def settings(engine: Engine, stand_in: bool) -> dict[str, Any]:
+    """Return what an engine's daemon.json must say."""
     wanted: dict[str, Any] = dict(IMAGE_STORE)
     if stand_in:
         wanted["registry-mirrors"] = [f"http://{standin.HOST}"]
+        if not engine.loopback:
+            wanted["insecure-registries"] = list(LOOPBACK)
+    return wanted
+
+
+def configure(wanted: Mapping[str, Any]) -> bool:
+    """Merge what we need into daemon.json and return whether that changed it."""
     before = DAEMON_JSON.read_text("utf-8") if DAEMON_JSON.exists() else ""
     after = merged(before, wanted)
     if before.strip() and json.loads(before) == json.loads(after):
@@ -191,31 +111,6 @@ def has_systemd() -> bool:
 def on_github_runner() -> bool:
     """Whether this is a GitHub-hosted runner: thrown away afterwards, so ours to configure."""
     return os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
-
-
-def apt_install(packages: Sequence[str]) -> None:
-    """Install Debian packages that are missing, quietly; updates apt's lists only where needed."""
-    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
-    # Nobody is there to answer, and a service started by its package would take our ports.
-    quiet = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "a"}
-    missing = [name for name in packages if not installed(name)]
-    if not missing:
-        return
-    say(f"installing {', '.join(missing)}")
-    if run(as_root(command), check=False, env=quiet).returncode:
-        run(as_root(["apt-get", "update", "-q"]), env=quiet)
-        run(as_root(command), env=quiet)
-
-
-def as_root(command: list[str]) -> list[str]:
-    """Return a command that runs as root: through sudo where we are not."""
-    return command if os.geteuid() == 0 else ["sudo", "--preserve-env=DEBIAN_FRONTEND,NEEDRESTART_MODE", *command]
-
-
-def installed(package: str) -> bool:
-    """Whether dpkg has a package installed."""
-    done = run(["dpkg-query", "-W", "-f", "${db:Status-Status}", package], check=False)
-    return done.returncode == 0 and done.stdout == "installed"
 
 
 def newer_debian(source: tuple[str, str]) -> tuple[str, str]:
@@ -244,32 +139,33 @@ def install_docker() -> None:
         )
     release = OS_RELEASE.read_text("utf-8")
     if re.search(r"^ID=ubuntu$", release, re.M):
-        apt_install(UBUNTU_PACKAGES)
+        apt.install(UBUNTU_PACKAGES)
         return
-    if all(installed(name) for name in DEBIAN_PACKAGES):
+    if all(apt.installed(name) for name in DEBIAN_PACKAGES):
         return
-    policy = run(["apt-cache", "policy", "docker-buildx"], check=False).stdout
-    if "Candidate:" not in policy or "Candidate: (none)" in policy:
-        sources, preferences = newer_debian(standin.debian_source())
-        (APT / "sources.list.d/friendlyhello-trixie.sources").write_text(sources, "utf-8")
-        (APT / "preferences.d/friendlyhello-trixie").write_text(preferences, "utf-8")
-        run(["apt-get", "update", "-q"])
-    apt_install(DEBIAN_PACKAGES)
+    if not apt.available(["docker-buildx"]):
+        apt.update()
+    if not apt.available(["docker-buildx"]):
+        sources, preferences = newer_debian(apt.debian_source())
+        (apt.FOLDER / f"sources.list.d/{PIPELINE}-trixie.sources").write_text(sources, "utf-8")
+        (apt.FOLDER / f"preferences.d/{PIPELINE}-trixie").write_text(preferences, "utf-8")
+        apt.update()
+    apt.install(DEBIAN_PACKAGES)
 
 
 def install_qemu() -> None:
     """Let this kernel run the other platform's programs (binfmt_misc with flag F)."""
-    apt_install(QEMU_PACKAGES)
+    apt.install(QEMU_PACKAGES)
     binfmt = Path("/proc/sys/fs/binfmt_misc")
     if not (binfmt / "register").exists():
         run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(binfmt)])
-    run(["update-binfmts", "--enable"], check=False)  # says 1 where some other format cannot be enabled
+    run(["update-binfmts", "--enable"], check=False)  # says 1 if some other format cannot be enabled
 
 
 def start_hub() -> None:
     """Start the stand-in for Docker Hub, or find it running."""
     say(f"Docker Hub is not used: standing in for it at {standin.HOST}, with base images made from Debian's packages")
-    apt_install(STAND_IN_PACKAGES)
+    apt.install(STAND_IN_PACKAGES)
     if HUB.pid is None:
         if standin.answers(standin.PORT):
             raise Failure(
@@ -279,7 +175,7 @@ def start_hub() -> None:
 
 
 def start_dockerd() -> None:
-    """Start dockerd ourselves, where there is no systemd to do it; mend what a killed one left."""
+    """Start dockerd ourselves if there is no systemd to do it; remove what a killed one left."""
     if DOCKERD.pid is not None:
         say("a half-started engine is in the way: stopping it")
         DOCKERD.stop()
@@ -304,7 +200,7 @@ def answers() -> bool:
 
 
 def restart(changed: bool) -> None:
-    """Start the engine, or restart it where its configuration changed."""
+    """Start the engine, or restart it if its configuration changed."""
     if has_systemd():
         if changed or not answers():
             run(["systemctl", "reset-failed", "docker"], check=False)
@@ -339,27 +235,29 @@ def setup(offline: bool) -> Engine:
         again = ["sudo", f"--preserve-env={kept}", sys.executable, __file__, "--setup"]
         run([*again, *(["--offline"] if offline else [])], show=True, passthrough=True)
         return find()
-    if not missing and engine.stands_in:
+    if not missing and engine.stands_in and engine.loopback:
         start_hub()
         standin.make_missing(PLATFORMS)
         return engine
+    wanted = settings(engine, stand_in)
     if not is_ours():
-        if not engine.image_store or (stand_in and not engine.stands_in):
-            wanted = {**IMAGE_STORE, **({"registry-mirrors": [f"http://{standin.HOST}"]} if stand_in else {})}
+        if not engine.image_store or (stand_in and not (engine.stands_in and engine.loopback)):
             raise Failure(
-                f"this engine was there before, so it is left as it is; add {json.dumps(wanted)} to {DAEMON_JSON},"
-                " restart it, and run this again"
+                f"this engine was not set up by this script, so it is left alone; add {json.dumps(wanted)} to"
+                f" {DAEMON_JSON}, restart it, and run this again"
             )
     else:
         if not (shutil.which("dockerd") and shutil.which("docker") and engine.buildx >= OLDEST_BUILDX):
             install_docker()
         if stand_in:
             start_hub()
-        restart(configure(stand_in))
+        restart(configure(wanted))
     if set(PLATFORMS) - set(look().platforms):
         install_qemu()
     engine = find()
     if stand_in:
+        if without_loopback(engine):
+            raise Failure(without_loopback(engine))
         standin.make_missing(PLATFORMS)
     return engine
 
@@ -381,6 +279,8 @@ def main(argv: Sequence[str]) -> int:
         stop()
         return 0
     engine = setup(options.offline) if options.setup else find()
+    if without_loopback(engine):
+        say(f"note: {without_loopback(engine)}")
     print(engine)
     return 0
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import build_image
-import engine
 import push_image
 import smoke_test
-from lib import containers, standin
+from engine import setup as set_up
+from lib import containers, engine, standin
 from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
 from lib.names import ImageName, Source, image_name, source
 from lib.registry import LocalImage, check_same, layer_sizes, local_image
@@ -171,8 +171,10 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
     (STATE / "stages.jsonl").unlink(missing_ok=True)
     Progress.begun, Progress.total = 0, 6 + len(engine.PLATFORMS)
     with stage("Find a Docker Engine"):
-        found = engine.setup(offline) if setup or offline else engine.find()
+        found = set_up(offline) if setup or offline else engine.find()
         say(str(found))
+        if not push and engine.without_loopback(found):
+            raise Failure(engine.without_loopback(found))
     with containers.cleaned_up(), contextlib.ExitStack() as cleanup:
         with stage("Build image"):
             image = build_image.build(IMAGE, engine.PLATFORMS, commit)

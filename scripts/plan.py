@@ -24,8 +24,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine import PLATFORMS
 from lib.command import ROOT, Failure, UsageError, add_summary, annotate, parser, run, say, set_output, start
+from lib.engine import PLATFORMS
 from lib.names import ImageName, Source, Version, image_name, parse_version, source
 from lib.registry import index_of, labels_of, missing_platforms
 

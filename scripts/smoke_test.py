@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import engine
-from lib import containers
+from lib import containers, engine
 from lib.command import Failure, last_line, parser, run, say, shown, stage, start, wait_until
 from lib.registry import LocalImage, check_same, local_image
 from lib.standin import host_platform

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from lib.command import run
+from lib.engine import builder
 
 
 def build(name: str, dockerfile: str, *options: str) -> None:
@@ -15,4 +16,4 @@ def build(name: str, dockerfile: str, *options: str) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "Dockerfile").write_text(dockerfile, "utf-8")
-        run(["docker", "buildx", "build", "--builder", "default", "--load", *options, "--tag", name, folder])
+        run(["docker", "buildx", "build", "--builder", builder(), "--load", *options, "--tag", name, folder])

@@ -1,7 +1,7 @@
 """Run commands, say what happens, and fail in one sentence.
 
 Results go to stdout, progress to stderr. `GITHUB_OUTPUT` and `GITHUB_STEP_SUMMARY` are written
-only where they are set.
+only if they are set.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def let_it_end(process: subprocess.Popen[str], *, interrupted: bool) -> None:
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
     """Return ': ' and the last line that a command wrote, or nothing if it wrote none.
 
-    Where to find help, which docker adds, is no news.
+    Docker's trailing "See '… --help'" is skipped.
     """
     for text in (done.stderr, done.stdout):
         lines = [line.strip() for line in (text or "").splitlines()]
@@ -136,7 +136,7 @@ def wait_until(ready: Callable[[], bool], *, seconds: float, what: str, every: f
 
 
 class Progress:
-    """How many stages a run has in all, where that is known, and how many have begun."""
+    """How many stages a run has in all, if that is known, and how many have begun."""
 
     total = 0
     begun = 0
@@ -165,7 +165,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def set_output(name: str, value: str) -> None:
-    """Hand a value to later steps of a workflow, where there is one.
+    """Hand a value to later steps of a workflow, if there is one.
 
     A line break would let a value add outputs of its own, so it is refused.
     https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
@@ -179,7 +179,7 @@ def set_output(name: str, value: str) -> None:
 
 
 def add_summary(markdown: str) -> None:
-    """Append to the job summary, where there is one."""
+    """Append to the job summary, if there is one."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if path:
         with open(path, "a", encoding="utf-8") as file:

@@ -69,7 +69,7 @@ def remove_leftovers() -> None:
 
 
 def server_version() -> str:
-    """Return the version of the engine that `docker` talks to, or "" where none answers."""
+    """Return the version of the engine that `docker` talks to, or "" if none answers."""
     try:
         return run(["docker", "version", "--format", "{{.Server.Version}}"], timeout=PATIENCE).stdout.strip()
     except Failure:

@@ -26,7 +26,7 @@ class Daemon:
 
     @property
     def pid(self) -> int | None:
-        """The PID of our process, or None where it does not run."""
+        """The PID of our process, or None if it does not run."""
         try:
             pid, started = self._pid_file.read_text("utf-8").split()
             return int(pid) if started_at(int(pid)) == int(started) else None
@@ -76,7 +76,7 @@ class Daemon:
 
 
 def started_at(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, or None where there is none."""
+    """Return when a process started, in clock ticks since boot, or None if there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""A stand-in for Docker Hub, where it cannot be reached: a registry on localhost, base images from Debian.
+"""A stand-in for Docker Hub, if it cannot be reached: a registry on localhost, base images from Debian.
 
 The Dockerfile, compose.yaml and the stack stay as they are: the engine takes this registry as its
 mirror, so that `FROM python:3.13-slim-trixie` simply resolves. Each image carries the label
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -19,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.command import Failure, run, say
+from lib import apt
+from lib.command import run, say
 from lib.daemon import Daemon
 
 PORT = 5055
 HOST = f"localhost:{PORT}"
-APT = Path("/etc/apt")
 LABEL = "friendlyhello.stand-in"
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -173,22 +172,6 @@ def has(image: str) -> bool:
         return False
 
 
-def debian_source() -> tuple[str, str]:
-    """Return the address and the keyring of the Debian archive that this machine is set up with."""
-    for file in sorted((APT / "sources.list.d").glob("*.sources")):
-        for stanza in re.split(r"\n\s*\n", file.read_text("utf-8", "replace")):
-            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.+)$", stanza, re.M))
-            uri = fields.get("URIs", "").split(" ")[0].rstrip("/")
-            if uri.endswith("/debian") and "deb" in fields.get("Types", "").split():
-                return uri, fields.get("Signed-By", "")
-    for file in (APT / "sources.list", *sorted((APT / "sources.list.d").glob("*.list"))):
-        text = file.read_text("utf-8", "replace") if file.exists() else ""
-        match = re.search(r"^deb\s+(?:\[(?:[^\]]*signed-by=([^\s\]]+))?[^\]]*\]\s+)?(\S+/debian)/?\s", text, re.M)
-        if match:
-            return match[2], match[1] or ""
-    raise Failure("found no Debian archive in /etc/apt; the stand-in for Docker Hub is made from Debian's packages")
-
-
 def debootstrap_command(recipe: Recipe, platform: str, target: Path, source: tuple[str, str]) -> list[str]:
     """Return the command that unpacks a recipe's packages for a platform into a tar file."""
     address, keyring = source
@@ -222,7 +205,7 @@ def make(image: str, platforms: Sequence[str]) -> None:
     """Make one base image for the platforms and put it into the stand-in registry."""
     recipe = RECIPES[image]
     name = f"{HOST}/library/{image}"
-    source = debian_source()
+    source = apt.debian_source()
     parts = []
     with tempfile.TemporaryDirectory() as folder:
         for wanted in platforms if recipe.every_platform else [host_platform()]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import build_image
-import engine
 import images
 import ports
 from conftest import need
+from lib import engine
 from lib.command import run
 from lib.daemon import Daemon
 from lib.names import source

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import build_image
-import engine
+from lib import engine
 from lib.command import Failure, run
 from lib.names import git, source
 from lib.registry import Index, LocalImage, local_image

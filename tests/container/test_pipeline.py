@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 import build_image
-import engine
 import pipeline
 import ports
-from lib import command, containers
+from lib import command, containers, engine
 from lib.command import run, wait_until
 from lib.names import ImageName, source
 from lib.registry import LocalImage, index_of, local_image

@@ -10,6 +10,7 @@ import pytest
 
 import check
 import engine
+from lib import apt
 from lib.command import Failure
 from programs import Programs
 
@@ -111,9 +112,9 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
     (tools.bin / "python").write_text(f'#!/bin/sh\necho "$REQUIRE_ENGINE $*" >> {tools.folder}/asked\n', "utf-8")
     done: list[object] = []
     monkeypatch.setattr(engine, "setup", lambda offline: done.append(offline))
-    monkeypatch.setattr(engine, "apt_install", done.append)
+    monkeypatch.setattr(apt, "install", lambda *names, **more: done.append((*names, more)))
     assert check.main(["--setup", "--require-engine", "--full"]) == 0
-    assert done == [False, check.TEST_PACKAGES]
+    assert done == [False, (check.TEST_PACKAGES, {"if_available": check.BROWSER_PACKAGES})]
     asked = (tools.folder / "asked").read_text("utf-8").splitlines()
     together = "--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report="
     assert asked == [
@@ -128,7 +129,7 @@ def test_another_python(tools: Programs, status: int, expected: int, monkeypatch
     """--python runs the service's tests there, with a real Redis, and nothing else."""
     tools.answer("^python", status=status)
     done: list[object] = []
-    monkeypatch.setattr(engine, "apt_install", done.append)
+    monkeypatch.setattr(apt, "install", lambda *names, **more: done.append((*names, more)))
     assert check.main(["--setup", "--python", "3.13"]) == expected
-    assert done == [("redis-server",)]
+    assert done == [(("redis-server",), {})]
     assert tools.calls == [["python", "-m", "pytest", "tests/service"]]

@@ -223,5 +223,5 @@ def test_a_script_runs_with_no_home_of_its_own(tmp_path: Path) -> None:
     env = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
     done = subprocess.run([sys.executable, str(ROOT / "scripts/engine.py")], env=env, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no Docker Engine answers (")
+    assert done.stderr.startswith("error: no Docker Engine is reachable (")
     assert "--setup" in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,121 +13,15 @@ from typing import Any
 import pytest
 
 import engine
-from engine import Engine
-from lib import standin
+from docker_info import INFO, INSPECT, MIRRORED
+from lib import apt, standin
 from lib.command import Failure, wait_until
 from lib.daemon import Daemon
+from lib.engine import Engine
+from lib.names import FORMER, PIPELINE
 from programs import Programs
 
-GOOD = Engine(
-    version="26.1.5", image_store=True, buildx=(0, 13, 1), compose=True, platforms=("linux/amd64", "linux/arm64")
-)
-INFO: dict[str, Any] = {
-    "ServerVersion": "26.1.5",
-    "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
-    "ClientInfo": {"Plugins": [{"Name": "buildx", "Version": "v0.13.1+ds1"}, {"Name": "compose"}]},
-    "RegistryConfig": {"Mirrors": []},
-}
-MIRRORED = {**INFO, "RegistryConfig": {"Mirrors": [f"http://{standin.HOST}/"]}}
-INSPECT = "Name:  default\nPlatforms: linux/amd64, linux/amd64/v2, linux/arm64*\n"
-
-
-def test_parse_info() -> None:
-    """What `docker info` says, in our words."""
-    assert engine.parse_info(INFO, INSPECT) == GOOD
-    assert engine.parse_info(MIRRORED, INSPECT).stands_in
-
-
-@pytest.mark.parametrize(
-    "info",
-    [
-        {"ServerErrors": ["Cannot connect to the Docker daemon"]},
-        {"ServerErrors": ["Cannot connect to the Docker daemon"], "ClientInfo": None, "DriverStatus": None},
-    ],
-)
-def test_parse_info_without_an_engine(info: dict[str, Any]) -> None:
-    """A client alone is no engine, and says why it has none."""
-    found = engine.parse_info(info, "")
-    assert found == Engine(why_not="Cannot connect to the Docker daemon")
-
-
-def test_an_old_engine() -> None:
-    """One with the image store of old, a buildx that says no number, and one platform."""
-    info = {**INFO, "DriverStatus": [["Backing Filesystem", "extfs"]]}
-    info["ClientInfo"] = {"Plugins": [{"Name": "buildx", "Version": "dev"}]}
-    found = engine.parse_info(info, "Platforms: linux/amd64\n")
-    assert (found.image_store, found.buildx, found.compose, found.platforms) == (False, (), False, ("linux/amd64",))
-
-
-def test_how_an_engine_is_shown() -> None:
-    """In one line; a stand-in for Docker Hub is not to be overlooked."""
-    assert str(GOOD) == "Docker Engine 26.1.5, buildx 0.13.1, linux/amd64, linux/arm64"
-    assert "STAND-INS from localhost:5055, not Docker Hub's" in str(engine.parse_info(MIRRORED, INSPECT))
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({}, []),
-        ({"version": "", "why_not": "is it running?"}, [r"no Docker Engine answers \(is it running\?\): .* --setup"]),
-        ({"version": ""}, [r"no Docker Engine answers \(no reason given\)"]),
-        ({"version": "", "why_not": "connect: permission denied"}, ["you may not talk to .*: run sudo usermod"]),
-        ({"image_store": False}, ["image store is off: add .*containerd-snapshotter.* to /etc/docker/daemon.json"]),
-        ({"buildx": (0, 12, 9)}, ["docker buildx 0.13 or newer is missing: install the package docker-buildx"]),
-        ({"platforms": ("linux/amd64",)}, ["the engine cannot run linux/arm64: install qemu-user-static"]),
-        ({"platforms": (), "buildx": ()}, ["buildx 0.13 or newer is missing"]),
-        ({"platforms": (), "image_store": False}, ["image store is off", "cannot run linux/amd64, linux/arm64"]),
-    ],
-)
-def test_problems(changed: dict[str, Any], expected: list[str]) -> None:
-    """A sentence for everything that is missing, with what to do."""
-    found = engine.problems(Engine(**{**vars(GOOD), **changed}))
-    assert len(found) == len(expected)
-    for sentence, pattern in zip(found, expected, strict=True):
-        assert re.search(pattern, sentence)
-
-
-def test_find(docker: Programs) -> None:
-    """The engine that `docker` talks to."""
-    docker.answer("^docker info", json.dumps(INFO)).answer("^docker buildx inspect", INSPECT)
-    assert engine.find() == GOOD
-    assert engine.look() == GOOD
-
-
-def test_find_says_all_that_is_missing(docker: Programs) -> None:
-    """In one sentence, once, with the command that mends it."""
-    docker.answer("^docker info", json.dumps({**INFO, "DriverStatus": [], "ClientInfo": {}}))
-    with pytest.raises(
-        Failure, match=r"image store is off.*; docker buildx .*; or run python3 scripts/engine.py --setup"
-    ):
-        engine.find()
-
-
-@pytest.mark.parametrize(
-    ("info", "said", "sentence"),
-    [
-        ("", "cannot connect\n", r"no Docker Engine answers \(cannot connect\)"),
-        ("", "", r"\(docker info said nothing\)"),
-        ("{}", "is it running?\n", r"\(is it running\?\)"),
-        ('{"ServerErrors": ["cannot connect"]}', "errors pretty printing info\n", r"\(cannot connect\)"),
-        ("{}", "connect: permission denied\n", r"^you may not talk to the Docker Engine: run sudo usermod"),
-    ],
-)
-def test_find_with_a_silent_engine(docker: Programs, info: str, said: str, sentence: str) -> None:
-    """What docker says is quoted; --setup is named once."""
-    docker.answer("^docker info", info, said, status=1)
-    with pytest.raises(Failure, match=sentence) as raised:
-        engine.find()
-    assert str(raised.value).count("--setup") == 1
-
-
-def test_no_docker_command(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without Docker is told so."""
-    monkeypatch.setenv("PATH", str(programs.bin))
-    assert engine.look() == Engine(why_not="there is no docker command")
-    assert not engine.answers()
-
-
+GOOD = Engine(version="26.1.5", image_store=True, buildx=(0, 13, 1), platforms=("linux/amd64", "linux/arm64"))
 WANTED = {"features": {"containerd-snapshotter": True}, "registry-mirrors": ["http://localhost:5055"]}
 
 
@@ -165,12 +58,12 @@ def test_merged_sets_single_values() -> None:
 @pytest.mark.parametrize(
     ("existing", "sentence"),
     [
-        ("{", r"daemon.json is not JSON \(.*\); mend it first"),
-        ("[1]", "daemon.json is not a JSON object; mend it first"),
+        ("{", r"daemon.json is not JSON \(.*\); fix it first"),
+        ("[1]", "daemon.json is not a JSON object; fix it first"),
     ],
 )
 def test_a_broken_daemon_json(existing: str, sentence: str) -> None:
-    """It is its owner's to mend: nothing is overwritten."""
+    """A broken file is its owner's to fix: nothing is overwritten."""
     with pytest.raises(Failure, match=sentence):
         engine.merged(existing, WANTED)
 
@@ -193,11 +86,11 @@ class Machine:
             "HUB": self.hub,
             "has_systemd": lambda: False,
             "PID_FILES": (folder / "docker.pid",),
-            "APT": folder / "etc/apt",
             "OS_RELEASE": folder / "etc/os-release",
-            "installed": lambda _package: True,
         }.items():
             monkeypatch.setattr(engine, name, value)
+        monkeypatch.setattr(apt, "FOLDER", folder / "etc/apt")
+        monkeypatch.setattr(apt, "installed", lambda _package: True)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(standin, "hub_reachable", lambda: True)
         monkeypatch.setattr(standin, "has", lambda _image: False)
@@ -237,7 +130,8 @@ def test_setup_starts_an_engine(machine: Machine) -> None:
     """Where none answers, one is configured and started."""
     machine.has(INFO)
     machine.programs.answer("^docker", status=1)
-    machine.patch.setattr(engine, "look", iter([Engine(buildx=(0, 13)), GOOD, GOOD]).__next__)
+    machine.patch.setattr(engine, "look", iter([Engine(buildx=(0, 13)), GOOD]).__next__)
+    machine.patch.setattr(engine, "find", lambda: GOOD)
     assert engine.setup(offline=False) == GOOD
     assert machine.dockerd.pid is not None
     assert json.loads(machine.daemon_json.read_text("utf-8")) == {"features": {"containerd-snapshotter": True}}
@@ -250,7 +144,7 @@ def test_setup_leaves_the_engine_of_its_user_alone(machine: Machine) -> None:
     """It says what is to be changed, and changes nothing."""
     machine.started.touch()
     machine.has({**INFO, "DriverStatus": []})
-    with pytest.raises(Failure, match=r"was there before, so it is left as it is; add .*snapshotter.* restart it, and"):
+    with pytest.raises(Failure, match=r"so it is left alone; add .*snapshotter.* restart it, and"):
         engine.setup(offline=False)
     assert not machine.daemon_json.exists()
 
@@ -289,6 +183,61 @@ def test_setup_on_a_github_runner_switches_the_image_store_on(machine: Machine) 
     ]
     assert json.loads(machine.daemon_json.read_text("utf-8")) == {"features": {"containerd-snapshotter": True}}
     assert machine.made == []
+
+
+def test_setup_on_a_github_runner_installs_emulation(machine: Machine) -> None:
+    """A runner's engine runs its own platform only: QEMU comes from the distribution, and not from an action."""
+    machine.patch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
+    machine.patch.setattr(engine, "has_systemd", lambda: True)
+    machine.patch.setattr(apt, "installed", lambda _package: False)
+    machine.started.touch()
+    machine.programs.answer("^docker info", json.dumps(INFO))
+    for _ in range(2):
+        machine.programs.answer("^docker buildx inspect", "Platforms: linux/amd64, linux/amd64/v2\n", once=True)
+    machine.programs.answer("^docker buildx inspect", INSPECT)
+    assert engine.setup(offline=False) == GOOD
+    assert installs(machine) == [["qemu-user-static", "binfmt-support"]]
+    assert machine.programs.called("update-binfmts") == [["update-binfmts", "--enable"]]
+
+
+TLS_ON_LOCALHOST = {**MIRRORED, "RegistryConfig": {**MIRRORED["RegistryConfig"], "InsecureRegistryCIDRs": []}}
+
+
+def test_setup_adds_localhost_to_what_an_engine_of_ours_trusts(machine: Machine) -> None:
+    """Engine 29.10 would want TLS of the stand-in, because somebody named an insecure registry of theirs."""
+    machine.patch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
+    machine.daemon_json.parent.mkdir(parents=True)
+    machine.daemon_json.write_text('{"insecure-registries": ["registry.corp:3000"]}', "utf-8")
+    machine.patch.setattr(standin, "answers", lambda _port: False)
+    machine.patch.setattr(standin, "start_registry", lambda *_: None)
+    # It is looked at once more after each step.
+    machine.programs.answer("^docker info", json.dumps({**TLS_ON_LOCALHOST, "DriverStatus": []}), once=True)
+    machine.has(MIRRORED)
+    assert engine.setup(offline=True).loopback
+    written = json.loads(machine.daemon_json.read_text("utf-8"))
+    assert written["insecure-registries"] == ["registry.corp:3000", "127.0.0.0/8", "::1/128"]
+
+
+def test_setup_asks_the_owner_to_trust_localhost(machine: Machine) -> None:
+    """An engine that belongs to its user is left alone, and the sentence has the whole setting."""
+    machine.started.touch()
+    machine.has(TLS_ON_LOCALHOST)
+    machine.programs.answer("^docker", status=0)
+    machine.patch.setattr(engine, "start_hub", lambda: None)
+    with pytest.raises(Failure, match=r'add .*"insecure-registries": \["127.0.0.0/8", "::1/128"\].* to '):
+        engine.setup(offline=True)
+    assert machine.made == []
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [((), PIPELINE), ((FORMER,), FORMER), ((PIPELINE,), PIPELINE), ((FORMER, PIPELINE), PIPELINE)],
+)
+def test_what_an_earlier_version_set_up_is_found(tmp_path: Path, there: tuple[str, ...], expected: str) -> None:
+    """Its engine is stopped, and its base images are used, under the name that it gave them."""
+    for name in there:
+        (tmp_path / name).mkdir()
+    assert engine.own(str(tmp_path)) == tmp_path / expected
 
 
 def test_setup_stands_in_for_the_hub(machine: Machine) -> None:
@@ -377,9 +326,9 @@ def test_an_engine_that_runs_is_left_running(machine: Machine) -> None:
 
 def test_configuring_twice_changes_nothing(machine: Machine) -> None:
     """The engine is restarted only where its configuration changed."""
-    assert engine.configure(stand_in=True) is True
-    assert engine.configure(stand_in=True) is False
-    assert engine.configure(stand_in=False) is False
+    assert engine.configure(engine.settings(GOOD, stand_in=True)) is True
+    assert engine.configure(engine.settings(GOOD, stand_in=True)) is False
+    assert engine.configure(engine.settings(GOOD, stand_in=False)) is False
 
 
 @pytest.mark.parametrize(
@@ -436,50 +385,24 @@ def test_setup_elsewhere_than_on_linux(machine: Machine) -> None:
         engine.setup(offline=False)
 
 
-class TestInstalling:
-    """What comes from the distribution, and only what is missing."""
-
-    def test_nothing_that_is_there(self, programs: Programs) -> None:
-        """Packages that are installed are not asked for again."""
-        programs.add("dpkg-query", "apt-get").answer("^dpkg-query", "installed")
-        engine.apt_install(["curl"])
-        assert programs.called("apt-get") == []
-        assert engine.installed("curl")
-
-    def test_with_lists_that_are_out_of_date(self, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
-        """They are updated only where it does not go without."""
-        monkeypatch.setattr(os, "geteuid", lambda: 0)
-        programs.add("dpkg-query", "apt-get").answer("^dpkg-query .* have", "installed").answer("^dpkg-query", status=1)
-        programs.answer("^apt-get install", status=100, once=True)
-        engine.apt_install(["have", "want"])
-        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "have", "want"]
-        assert programs.called("apt-get") == [install, ["apt-get", "update", "-q"], install]
-
-    def test_as_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Through sudo, where we are not root."""
-        monkeypatch.setattr(os, "geteuid", lambda: 0)
-        assert engine.as_root(["apt-get"]) == ["apt-get"]
-        monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        assert engine.as_root(["apt-get"])[0] == "sudo"
-
-    def test_emulation(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The kernel's table of interpreters is mounted where it is not."""
-        real = Path.exists
-        monkeypatch.setattr(Path, "exists", lambda path: path.name != "register" and real(path))
-        engine.install_qemu()
-        assert machine.programs.calls == [
-            ["mount", "-t", "binfmt_misc", "binfmt_misc", "/proc/sys/fs/binfmt_misc"],
-            ["update-binfmts", "--enable"],
-        ]
+def test_emulation(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's table of interpreters is mounted if it is not."""
+    real = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.name != "register" and real(path))
+    engine.install_qemu()
+    assert machine.programs.calls == [
+        ["mount", "-t", "binfmt_misc", "binfmt_misc", "/proc/sys/fs/binfmt_misc"],
+        ["update-binfmts", "--enable"],
+    ]
 
 
 def distribution(machine: Machine, release: str, *installed: str) -> None:
     """Let the machine be a distribution's, with these packages."""
     for folder in ("sources.list.d", "preferences.d"):
-        (engine.APT / folder).mkdir(parents=True)
+        (apt.FOLDER / folder).mkdir(parents=True)
     engine.OS_RELEASE.write_text(release, "utf-8")
-    machine.patch.setattr(engine, "installed", lambda package: package in installed)
-    machine.patch.setattr(standin, "debian_source", lambda: ("http://deb.example.com/debian", ""))
+    machine.patch.setattr(apt, "installed", lambda package: package in installed)
+    machine.patch.setattr(apt, "debian_source", lambda: ("http://deb.example.com/debian", ""))
 
 
 def installs(machine: Machine) -> list[list[str]]:
@@ -488,31 +411,40 @@ def installs(machine: Machine) -> list[list[str]]:
 
 
 def test_docker_on_ubuntu(machine: Machine) -> None:
-    """From Ubuntu's own packages."""
+    """Docker comes from Ubuntu's own packages."""
     distribution(machine, 'NAME="Ubuntu"\nID=ubuntu\n')
     engine.install_docker()
     assert installs(machine) == [["docker.io", "docker-buildx", "docker-compose-v2"]]
 
 
-@pytest.mark.parametrize("candidate", ["", "docker-buildx:\n  Candidate: (none)\n"])
+def test_docker_on_a_fresh_debian_13(machine: Machine) -> None:
+    """A machine that has never fetched apt's lists fetches them before it is taken for a Debian 12."""
+    distribution(machine, "ID=debian\n")
+    machine.programs.answer("^apt-cache", "", once=True)
+    machine.programs.answer("^apt-cache", "docker-buildx:\n  Installed: (none)\n  Candidate: 0.13.1\n")
+    engine.install_docker()
+    assert list((apt.FOLDER / "sources.list.d").iterdir()) == []
+
+
+@pytest.mark.parametrize("candidate", ["", "docker-buildx:\n  Installed: (none)\n  Candidate: (none)\n"])
 def test_docker_on_debian_12(machine: Machine, candidate: str) -> None:
-    """Which has no buildx: from Debian 13, and a line that says where it came from."""
+    """Debian 12 has no buildx: Docker comes from Debian 13, by a source that says so."""
     distribution(machine, "ID=debian\n")
     machine.programs.answer("^apt-cache", candidate)
     engine.install_docker()
     assert installs(machine) == [list(engine.DEBIAN_PACKAGES)]
     assert machine.programs.called("apt-get")[0] == ["apt-get", "update", "-q"]
-    assert "Suites: trixie" in (engine.APT / "sources.list.d/friendlyhello-trixie.sources").read_text("utf-8")
-    assert "Pin-Priority: 100" in (engine.APT / "preferences.d/friendlyhello-trixie").read_text("utf-8")
+    assert "Suites: trixie" in (apt.FOLDER / "sources.list.d/onedigest-trixie.sources").read_text("utf-8")
+    assert "Pin-Priority: 100" in (apt.FOLDER / "preferences.d/onedigest-trixie").read_text("utf-8")
 
 
 def test_docker_on_debian_13(machine: Machine) -> None:
-    """Which has all of it: no other source is added."""
+    """Debian 13 has all of it: no other source is added."""
     distribution(machine, "ID=debian\n")
-    machine.programs.answer("^apt-cache", "docker-buildx:\n  Candidate: 0.13.1\n")
+    machine.programs.answer("^apt-cache", "docker-buildx:\n  Installed: (none)\n  Candidate: 0.13.1\n")
     engine.install_docker()
     assert installs(machine) == [list(engine.DEBIAN_PACKAGES)]
-    assert list((engine.APT / "sources.list.d").iterdir()) == []
+    assert list((apt.FOLDER / "sources.list.d").iterdir()) == []
 
 
 def test_docker_that_is_installed(machine: Machine) -> None:

@@ -18,8 +18,7 @@ from typing import ClassVar
 import pytest
 
 from conftest import need
-from lib import standin
-from lib.command import Failure
+from lib import apt, standin
 from lib.daemon import Daemon
 from lib.standin import RECIPES, Recipe
 from ports import free_port
@@ -100,51 +99,6 @@ def test_import_command() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (
-            {
-                "sources.list.d/debian.sources": "Types: deb deb-src\nURIs: http://d.example/debian/\n"
-                "Signed-By: /k.gpg\n\nTypes: deb\nURIs: http://d.example/debian-security\n"
-            },
-            ("http://d.example/debian", "/k.gpg"),
-        ),
-        (
-            {
-                "sources.list.d/a.sources": "Types: deb-src\nURIs: http://no.example/debian\n",
-                "sources.list.d/b.sources": "Types: deb\nURIs: http://d.example/debian http://other.example/debian\n",
-            },
-            ("http://d.example/debian", ""),
-        ),
-        ({"sources.list": "# main\ndeb http://d.example/debian bookworm main\n"}, ("http://d.example/debian", "")),
-        (
-            {
-                "sources.list": "deb http://d.example/debian-security bookworm-security main\n",
-                "sources.list.d/x.list": "deb [arch=amd64 signed-by=/k.gpg] http://d.example/debian/ bookworm main\n",
-            },
-            ("http://d.example/debian", "/k.gpg"),
-        ),
-    ],
-)
-def test_debian_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: tuple[str, str]
-) -> None:
-    """Where this machine gets its own packages from, in either of apt's two formats."""
-    (tmp_path / "sources.list.d").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text, "utf-8")
-    monkeypatch.setattr(standin, "APT", tmp_path)
-    assert standin.debian_source() == expected
-
-
-def test_no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another distribution it says what it looked for."""
-    monkeypatch.setattr(standin, "APT", tmp_path)
-    with pytest.raises(Failure, match="found no Debian archive in /etc/apt"):
-        standin.debian_source()
-
-
 def test_fingerprint() -> None:
     """A recipe that changes makes another tag, so that the image is made anew."""
     before = standin.fingerprinted(PYTHON)
@@ -155,7 +109,7 @@ def test_fingerprint() -> None:
 def test_make(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     """For every platform: unpacked, imported, pushed; then one index under the official name."""
     programs.add("mmdebstrap", "docker")
-    monkeypatch.setattr(standin, "debian_source", lambda: SOURCE)
+    monkeypatch.setattr(apt, "debian_source", lambda: SOURCE)
     standin.make(PYTHON, ["linux/amd64", "linux/arm64"])
     name = f"localhost:5055/library/{PYTHON}"
     assert [call[1] for call in programs.called("docker")] == ["import", "push", "image"] * 2 + ["buildx"]
@@ -168,7 +122,7 @@ def test_make(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_make_for_this_machine_only(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is only run here and never built on needs no other platform."""
     programs.add("mmdebstrap", "docker")
-    monkeypatch.setattr(standin, "debian_source", lambda: SOURCE)
+    monkeypatch.setattr(apt, "debian_source", lambda: SOURCE)
     standin.make("redis:8", ["linux/amd64", "linux/arm64"])
     assert len(programs.called("mmdebstrap")) == 1
 

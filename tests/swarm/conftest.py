@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-import engine
 from conftest import need, need_root
+from lib import engine
 from swarm.host import COMMITS, history
 
 

@@ -16,6 +16,7 @@ import engine
 from lib import standin
 from lib.command import run, wait_until
 from lib.daemon import Daemon
+from lib.engine import IMAGE_STORE
 
 
 class Network:
@@ -95,7 +96,7 @@ class OwnEngine:
             config.write_text(standin.registry_config(str(data), f"127.0.0.1:{port}"), "utf-8")
             self._registries.append(Daemon(name, self.folder))
             self._start_registry(self._registries[-1], port)
-        settings = {**engine.IMAGE_STORE, "registry-mirrors": [f"http://{standin.HOST}"]}
+        settings = {**IMAGE_STORE, "registry-mirrors": [f"http://{standin.HOST}"]}
         (self.folder / "daemon.json").write_text(json.dumps(settings), "utf-8")
         self.power_on()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import need
-from engine import look, problems
 from lib.command import run
+from lib.engine import look, problems
 from ports import free_port
 from workflows.act import ACT, PASSWORDS, Scenario, make_project, opened, start_registry
 

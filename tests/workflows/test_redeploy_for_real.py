@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import engine as engines
 from conftest import need, need_root
+from lib.engine import look
 from lib.visit import answer
 from ports import free_port
 from prepare_host import make_key
@@ -70,7 +70,7 @@ def target(
     """An engine that is in no Swarm yet, and two versions that the project's own workflows published."""
     need_root("an engine in a network namespace")
     need(bool(shutil.which("dockerd") and shutil.which("ip")), "dockerd and ip")
-    need(engines.look().stands_in, "an engine that stands in for Docker Hub")
+    need(look().stands_in, "an engine that stands in for Docker Hub")
     folder = tmp_path_factory.mktemp("redeployed")
     with (
         tempfile.TemporaryDirectory(prefix="fh") as short,  # a socket's path has at most 107 characters
