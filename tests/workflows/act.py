@@ -35,7 +35,6 @@ STAND_INS = {
     "actions/checkout": "checkout",
     "actions/attest": "attest",
     "docker/login-action": "login",
-    "docker/setup-qemu-action": "qemu",
 }
 USERNAME = "octo"
 TOKEN = "token-0f-the-scenarios"

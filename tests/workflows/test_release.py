@@ -70,9 +70,9 @@ def test_pre_release(scenario: Scenario) -> None:
     assert "--latest=false" in scenario.calls[-1]
 
 
-@pytest.mark.parametrize("tag", ["v1.2.3.4", "v01.2.3", "v1.2.3+build.5", "v1.2.x"])
-def test_tag_that_is_no_version(scenario: Scenario, tag: str) -> None:
-    """A tag that is no version is refused in one sentence; nothing is published."""
+@pytest.mark.parametrize("tag", ["v1.2.3.4", "v01.2.3", "v1.2.3+build.5", "v1.2.x", "v1.2", "1.2.3", "release-1"])
+def test_tag_that_is_not_a_version(scenario: Scenario, tag: str) -> None:
+    """A tag that is not a version fails with one sentence; nothing is published."""
     run = release(scenario, tag)
     assert (run.exit, run.jobs) == (1, RED)
     assert run.errors[0].startswith(f"the tag '{tag}' is not a version")

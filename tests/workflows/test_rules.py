@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from workflows.act import ROOT, STAND_INS
 
 FOLDER = ROOT / ".github/workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
+UPDATES: list[dict[str, Any]] = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text("utf-8"))["updates"]
 HARDENING = "https://docs.github.com/actions/reference/security/secure-use"
 
 
@@ -118,7 +120,7 @@ def test_concurrency_is_literal() -> None:
 
     https://docs.github.com/actions/reference/workflows-and-actions/contexts#github-context
     """
-    groups = [workflow["concurrency"]["group"] for workflow in WORKFLOWS.values()]
+    groups = [workflow["concurrency"]["group"] for workflow in WORKFLOWS.values() if "concurrency" in workflow]
     groups += [body["concurrency"]["group"] for body in JOBS.values() if "concurrency" in body]
     prefixes = [re.match(r"[a-z]+-", group) for group in groups]
     assert all(prefixes)
@@ -140,22 +142,53 @@ def test_only_pull_requests_are_cancelled() -> None:
     """A newer push ends the run of a pull request; a run of main, a release or a redeploy ends by itself."""
     ci = WORKFLOWS["ci.yml"]["concurrency"]
     assert ci["group"] == "ci-${{ github.event.pull_request.number || github.run_id }}"
-    for name in ("release.yml", "redeploy.yml"):
-        concurrency = WORKFLOWS[name]["concurrency"]
-        assert (concurrency["queue"], concurrency.get("cancel-in-progress", False)) == ("max", False)
+    release = WORKFLOWS["release.yml"]["concurrency"]
+    assert (release["queue"], release.get("cancel-in-progress", False)) == ("max", False)
+    assert not any(body["concurrency"].get("cancel-in-progress") for body in JOBS.values() if "concurrency" in body)
 
 
-def test_one_redeploy_at_a_time() -> None:
-    """Two redeploys of an environment are never mixed."""
-    assert WORKFLOWS["redeploy.yml"]["concurrency"]["group"] == "redeploy-${{ inputs.environment }}"
+def test_an_approval_that_is_missing_keeps_nobody_from_rolling_back() -> None:
+    """A run that waits for an approval, for up to 30 days, holds its groups; so redeploys have none.
+
+    The Swarm's lock keeps them apart: scripts/lib/swarm.py.
+    https://docs.github.com/actions/reference/limits, "Gate approval time"
+    """
+    assert "concurrency" not in WORKFLOWS["redeploy.yml"]
+    assert "concurrency" not in JOBS["redeploy.yml", "redeploy"]
 
 
 def test_approvals_are_asked_for() -> None:
     """The job that deploys belongs to an environment, where GitHub keeps approvals and the record of deployments.
 
+    The form submits no environment while the repository has none; that would mean no approvals. `production` is meant.
     https://docs.github.com/actions/reference/workflows-and-actions/deployments-and-environments
+    https://github.com/github/docs/issues/16284
     """
-    assert JOBS["redeploy.yml", "redeploy"]["environment"] == "${{ inputs.environment }}"
+    environment = "${{ inputs.environment || 'production' }}"
+    assert JOBS["redeploy.yml", "redeploy"]["environment"] == environment
+    assert environment in WORKFLOWS["redeploy.yml"]["run-name"]
+    assert not any("inputs.environment }}" in line for _, line in lines())
+
+
+def test_every_tag_is_answered() -> None:
+    """A tag that is not a version starts the workflow too, so that somebody says why it is not released.
+
+    `*` matches no slash: https://docs.github.com/actions/reference/workflows-and-actions/workflow-syntax,
+    "Filter pattern cheat sheet".
+    """
+    assert WORKFLOWS["release.yml"]["on"] == {"push": {"tags": ["**"]}}
+
+
+def test_tags_are_pushed_by_name() -> None:
+    """More than three tags at once start nothing, so nobody is told to push all of them.
+
+    https://docs.github.com/actions/reference/workflows-and-actions/events-that-trigger-workflows#push
+    """
+    listing = subprocess.run(["git", "-C", ROOT, "ls-files"], check=True, capture_output=True, encoding="utf-8").stdout
+    files = [ROOT / name for name in listing.split() if name.endswith((".md", ".yml", ".yaml", ".toml"))]
+    texts = [file.read_text("utf-8") for file in [*files, *(ROOT / "scripts").rglob("*.py")] if file.is_file()]
+    assert any("git push origin v1.2.3" in text for text in texts)
+    assert not any("push --tags" in text for text in texts)
 
 
 def test_every_job_ends() -> None:
@@ -241,8 +274,13 @@ def test_redeploy_is_the_same_by_hand_and_by_call() -> None:
 
 
 def test_no_cache() -> None:
-    """Nothing is kept between runs, so nothing there can be poisoned or go stale."""
+    """Nothing is kept between runs, so nothing there can be poisoned or go stale.
+
+    docker/setup-qemu-action keeps an unpinned image in the Actions cache by default, and runs it privileged: its
+    action.yml, `cache-image` and `image`. scripts/engine.py installs QEMU from the distribution.
+    """
     assert not any("cache" in text.lower() for workflow in WORKFLOWS.values() for text in texts(workflow))
+    assert not any("setup-qemu" in step.get("uses", "") for _, step in STEPS)
 
 
 def test_workflows_are_short() -> None:
@@ -252,11 +290,39 @@ def test_workflows_are_short() -> None:
 
 
 def test_updates_are_grouped_and_wait() -> None:
-    """Dependabot looks after actions, Python and base images, one pull request each, seven days after a release.
+    """Dependabot opens one pull request for each kind, seven days after a release.
 
     https://docs.github.com/code-security/dependabot/working-with-dependabot/dependabot-options-reference
     """
-    updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text("utf-8"))["updates"]
-    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "pip", "docker"}
-    assert all(update["cooldown"] == {"default-days": 7} for update in updates)
-    assert all(len(update["groups"]) == 1 for update in updates)
+    assert all(update["cooldown"] == {"default-days": 7} for update in UPDATES)
+    assert all(len(update["groups"]) == 1 for update in UPDATES)
+
+
+# Which files Dependabot reads in a folder: FILENAME_REGEX and the like of each file_fetcher.rb in
+# https://github.com/dependabot/dependabot-core
+READS = {
+    "docker": re.compile(r"dockerfile", re.I),
+    "docker-compose": re.compile(r"(docker-)?compose(-\w+)?(\.[\w-]+)?\.ya?ml", re.I),
+    "github-actions": re.compile(r"\.github"),
+    "uv": re.compile(r"requirements.*\.in"),
+}
+
+
+@pytest.mark.parametrize("update", UPDATES, ids=lambda update: update["package-ecosystem"] + update["directory"])
+def test_updates_have_something_to_read(update: dict[str, Any]) -> None:
+    """Each kind reads a file that is there: `docker` reads no Compose file; `docker-compose`, only what is so named."""
+    names = [file.name for file in (ROOT / update["directory"].strip("/")).iterdir()]
+    assert any(READS[update["package-ecosystem"]].search(name) for name in names)
+
+
+def test_requirements_are_updated_by_what_compiles_them() -> None:
+    """`pip` compiles with pip-compile, which drops what --universal kept; `uv` takes its options from the file's head.
+
+    compile_file_updater.rb in https://github.com/dependabot/dependabot-core/tree/main/uv
+    """
+    kinds = {update["package-ecosystem"] for update in UPDATES}
+    assert kinds == set(READS)
+    for name in ("requirements", "requirements-dev"):
+        head = (ROOT / f"{name}.txt").read_text("utf-8").splitlines()[1]
+        options = "--universal --python-version 3.11 --no-strip-extras --generate-hashes"
+        assert head == f"#    uv pip compile {options} {name}.in -o {name}.txt"
