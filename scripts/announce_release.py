@@ -12,14 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from lib import release
 from lib.command import STATE, Failure, add_summary, parser, run, say, stage, start
-from lib.names import ImageName, Version, image_name, parse_version, source
-from lib.registry import Index, index_of
+from lib.names import Version, image_name, parse_version, source
+from lib.registry import digest_at
 
 
-def notes(image: ImageName, version: Version, index: Index, sha: str) -> str:
+def notes(version: Version, found: release.Verified) -> str:
     """Return, as Markdown, what a user of this version needs; GitHub adds what changed."""
-    reference = image.tagged(str(version))
+    reference = found.image.tagged(str(version))
     return f"""```sh
 docker run --rm -p 4000:80 {reference}
 ```
@@ -27,9 +28,9 @@ docker run --rm -p 4000:80 {reference}
 | | |
 |---|---|
 | pull | `docker pull {reference}` |
-| pull exactly this | `docker pull {image.at(index.digest)}` |
-| platforms | {", ".join(sorted(index.platforms))} |
-| commit | {sha} |
+| pull exactly this | `docker pull {found.image.at(found.digest)}` |
+| platforms | {", ".join(sorted(found.platforms))} |
+| commit | {found.revision} |
 
 This is the image that was built and tested for this commit; it was given this name without being built again.
 """
@@ -59,13 +60,13 @@ def main(argv: Sequence[str]) -> int:
     src = source()
     image = image_name(os.environ, src.repository)
     with stage(f"Announce release {version}"):
-        index = index_of(image.tagged(str(version)))
-        if index is None:
+        digest = digest_at(image.tagged(str(version)))
+        if not digest:
             raise Failure(
                 f"there is no {image.tagged(str(version))} in the registry; run python3 scripts/promote_image.py"
                 f" {version} first"
             )
-        text = notes(image, version, index, src.sha)
+        text = notes(version, release.verified(image, digest, revision=src.sha))
         if options.dry_run:
             print(text)
             return 0
@@ -78,8 +79,7 @@ def main(argv: Sequence[str]) -> int:
         if run(view_command(version, repository), check=False).returncode == 0:
             say(f"the release v{version} exists already; it is left as it is")
         else:
-            latest = index_of(image.tagged("latest"))
-            is_latest = not version.pre and latest is not None and latest.digest == index.digest
+            is_latest = not version.pre and digest_at(image.tagged("latest")) == digest
             print(run(create_command(version, repository, str(file), is_latest)).stdout.strip())
     add_summary(f"### Release {version}\n{text}")
     return 0

@@ -24,10 +24,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lib.command import ROOT, Failure, UsageError, add_summary, annotate, parser, run, say, set_output, start
+from lib import release
+from lib.command import Failure, UsageError, add_summary, annotate, parser, say, set_output, start
 from lib.engine import PLATFORMS
 from lib.names import ImageName, Source, Version, image_name, parse_version, source
-from lib.registry import index_of, labels_of, missing_platforms
+from lib.registry import digest_at
 
 MAIN = "refs/heads/main"
 TAGS = "refs/tags/"
@@ -87,46 +88,26 @@ def tagged_version(tag: str) -> Version:
 
 def check_history(tag: str, sha: str) -> None:
     """Raise Failure unless the commit is in the history of main: only main is published."""
-    command = ["git", "-C", str(ROOT), "merge-base", "--is-ancestor", sha, "refs/remotes/origin/main"]
-    done = run(command, check=False)
-    if done.returncode == 1:
+    if not release.in_main(sha, os.environ):
         raise Failure(
             f"the tag {tag} is on commit {sha}, which is not in the history of main; merge it into main, then move"
             " the tag there"
         )
-    if done.returncode:
-        raise Failure(f"cannot look for {sha} in the history of main: {done.stderr.strip()}; run git fetch origin")
 
 
 def published(image: ImageName, sha: str) -> str:
-    """Return the digest that is published for a commit, or "" where there is none or no answer.
+    """Return the digest that is published for a commit, or "" if there is none or no answer.
 
     It is asked for before the login, so a private image looks like none: it is built again, and
-    `push_image.py`, which asks again, keeps the one that is published. Raises Failure where what is
+    `push_image.py`, which asks again, keeps the one that is published. Raises Failure if what is
     published is not what this pipeline made of the commit.
     """
-    reference = image.tagged(sha)
     try:
-        index = index_of(reference)
-        labels = labels_of(image.at(index.digest)) if index else []
+        digest = digest_at(image.tagged(sha))
     except Failure as failure:
         say(f"cannot tell whether {sha} is published: {failure}")
         return ""
-    if index is None:
-        return ""
-    revisions = {label.get("org.opencontainers.image.revision", "") for label in labels}
-    if revisions != {sha}:
-        raise Failure(
-            f"{reference} is published and says that it is of revision {', '.join(sorted(revisions)) or 'none'}: this"
-            " pipeline did not make it; remove that tag from the registry, and run this workflow again"
-        )
-    missing = missing_platforms(index, PLATFORMS)
-    if missing:
-        raise Failure(
-            f"{reference} is published without {', '.join(missing)}; remove that tag from the registry, and run this"
-            " workflow again"
-        )
-    return index.digest
+    return release.verified(image, sha, platforms=PLATFORMS, revision=sha).digest if digest else ""
 
 
 def what_to_set(url: str) -> str:

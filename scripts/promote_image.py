@@ -11,15 +11,13 @@ edge moves forward only. The digest is compared before and after. Doing it twice
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from lib import registry, release
 from lib.command import (
     ROOT,
-    STATE,
     Failure,
     UsageError,
     add_summary,
@@ -27,13 +25,11 @@ from lib.command import (
     parser,
     run,
     say,
-    set_output,
     stage,
     start,
 )
 from lib.names import ImageName, Version, check_digest, image_name, parse_version, source
-from lib.registry import check_same, index_of, retry
-from lib.tags import tags_of
+from lib.registry import check_same, retry, tags_of
 
 EDGE = "edge"
 LATEST = "latest"
@@ -61,7 +57,7 @@ def ranges(version: Version) -> tuple[str, ...]:
 
 
 def versions_in(tags: Iterable[str]) -> list[Version]:
-    """Return the final versions among tags, lowest first; other tags are nobody's business here."""
+    """Return the final versions among tags, lowest first; other tags are ignored."""
     found = []
     for tag in tags:
         try:
@@ -109,9 +105,8 @@ def not_published(image: ImageName, sha: str) -> Failure:
 
 
 def digest_at(image: ImageName, tag: str) -> str:
-    """Return the digest that a tag has in the registry, or "" where there is no such tag."""
-    index = index_of(image.tagged(tag))
-    return index.digest if index else ""
+    """Return the digest that a tag has in the registry, or "" if there is no such tag."""
+    return registry.digest_at(image.tagged(tag))
 
 
 def put(image: ImageName, digest: str, tag: str, dry_run: bool) -> Move:
@@ -133,17 +128,17 @@ def put(image: ImageName, digest: str, tag: str, dry_run: bool) -> Move:
     return Move(tag, before, digest)
 
 
-def promote_version(image: ImageName, digest: str, version: Version, dry_run: bool) -> list[Move]:
-    """Put a version's tags on a digest; raise Failure where the version has another one already."""
+def promote_version(image: ImageName, sha: str, digest: str, version: Version, dry_run: bool) -> list[Move]:
+    """Put a version's tags on a commit's digest; raise Failure if the version has another one already."""
     taken = digest_at(image, str(version))
     if taken not in ("", digest):
         raise Failure(
             f"{image.tagged(str(version))} is already published as {taken}, and this commit is {digest}; a version"
             " never moves: delete the Git tag and release the next version"
         )
-    moves = [put(image, digest, tag, dry_run) for tag in to_move(version, tags_of(image))]
+    moves = [put(image, digest, tag, dry_run) for tag in to_move(version, tags_of(image, known=[sha]))]
     # Another release may have moved the same tags meanwhile: the highest has the last word in both.
-    now = tags_of(image)
+    now = tags_of(image, known=[sha] if dry_run else [sha, str(version)])
     for number, move in enumerate(moves[1:], start=1):
         winner = highest(move.tag, [*now, str(version)])
         if winner and winner != version and not dry_run:
@@ -154,32 +149,12 @@ def promote_version(image: ImageName, digest: str, version: Version, dry_run: bo
     return moves
 
 
-def fetch_settings(token: str) -> dict[str, str]:
-    """Return the environment in which git may read a private repository on GitHub, and asks nobody.
-
-    The token stays in this one command's environment; it is not written to the runner's disk.
-    """
-    settings = {"GIT_TERMINAL_PROMPT": "0"}
-    if token:
-        basic = base64.b64encode(f"x-access-token:{token}".encode()).decode("ascii")
-        settings.update(
-            GIT_CONFIG_COUNT="1",
-            GIT_CONFIG_KEY_0="http.https://github.com/.extraheader",
-            GIT_CONFIG_VALUE_0=f"AUTHORIZATION: basic {basic}",
-        )
-    return settings
-
-
 def newest_commits() -> list[str]:
     """Return main's commits from its tip back to this one, newest first; this one is the last."""
     git = ["git", "-C", str(ROOT)]
     # Another run may have published a newer commit since this one was checked out.
-    run(
-        [*git, "fetch", "--quiet", "origin", "main"],
-        env=fetch_settings(os.environ.get("GITHUB_TOKEN", "")),
-        timeout=120,
-    )
-    newer = run([*git, "rev-list", "--first-parent", "--max-count=50", "HEAD..refs/remotes/origin/main"]).stdout
+    release.fetch_main(os.environ)
+    newer = run([*git, "rev-list", "--first-parent", "--max-count=50", f"HEAD..{release.MAIN}"]).stdout
     return [*newer.split(), source().sha]
 
 
@@ -193,6 +168,7 @@ def promote_edge(image: ImageName, dry_run: bool) -> list[Move]:
         before = move.before if move else digest_at(image, EDGE)
         if move and move.after == digest:
             break
+        release.verified(image, digest, revision=commit)
         put(image, digest, EDGE, dry_run)
         move = Move(EDGE, before, digest)
         if dry_run:
@@ -226,13 +202,11 @@ def main(argv: Sequence[str]) -> int:
         if options.digest:
             check_same(image.tagged(src.sha), check_digest(options.digest), digest)
         dry_run = options.dry_run
-        moves = promote_version(image, digest, version, dry_run) if version else promote_edge(image, dry_run)
+        release.verified(image, digest, revision=src.sha)
+        moves = promote_version(image, src.sha, digest, version, dry_run) if version else promote_edge(image, dry_run)
     for move in moves:
         print(move)
     add_summary(table(image, moves))
-    set_output("latest", "true" if any(move.tag == LATEST for move in moves) else "false")
-    STATE.mkdir(exist_ok=True)
-    (STATE / "moves.json").write_text(json.dumps([vars(move) for move in moves], indent=2) + "\n", "utf-8")
     return 0
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from lib import release
 from lib.command import Failure, last_line, parser, run, say, set_output, shown, stage, start
+from lib.distribution import Refused
+from lib.engine import PLATFORMS
 from lib.names import ImageName, Source, check_digest, image_name, source
-from lib.registry import REFUSED, LocalImage, Refused, check_same, index_of, local_image, retry
+from lib.registry import REFUSED, LocalImage, check_same, digest_at, local_image, retry
 
 IMAGE = "friendlyhello:ci"
 
@@ -32,11 +35,11 @@ def check_allowed(image: LocalImage, target: ImageName, commit: Source) -> None:
     """Raise Failure for an image that must not be published there."""
     if image.stand_in and not target.is_local:
         raise Failure(
-            f"{image.reference} is built on a stand-in for an official base image, and {target} is not on localhost:"
-            " not pushing it; build it where Docker Hub can be reached"
+            f"{image.reference} is built on a stand-in for an official base image, and {target} is not on localhost;"
+            " refusing to push it: build it where Docker Hub can be reached"
         )
     if commit.dirty and not target.is_local:
-        raise Failure("the work tree has changes that are in no commit: not publishing it; commit them first")
+        raise Failure("the work tree has uncommitted changes, so its image is not published; commit them first")
     if image.revision != commit.revision:
         raise Failure(
             f"{image.reference} was built from {image.revision or 'an unknown revision'}, and {commit.revision} is"
@@ -58,23 +61,29 @@ def push(reference: str) -> None:
     raise Failure(f"cannot push {reference}{last_line(done)}")
 
 
-def publish(image: LocalImage, target: ImageName, commit: Source, *, dry_run: bool = False) -> str:
-    """Publish an image as its commit's and return the digest that the registry has for it."""
+def publish(
+    image: LocalImage, target: ImageName, commit: Source, *, platforms: Sequence[str] = (), dry_run: bool = False
+) -> str:
+    """Publish an image as its commit's and return the digest that the registry has for it.
+
+    A commit that is published already keeps its image, if that is verified and has `platforms`.
+    """
     check_allowed(image, target, commit)
     reference = target.tagged(commit.revision)
-    existing = index_of(reference)
-    if existing and (existing.digest == image.digest or not commit.dirty):
+    existing = digest_at(reference)
+    if existing == image.digest:
         say(f"{reference} already exists, skipping")
-        if existing.digest != image.digest:
-            say(f"an earlier run tested and published it as {existing.digest}: that is the one that goes on")
-        return existing.digest
+        return existing
+    if existing and not commit.dirty:
+        existing = release.verified(target, commit.revision, platforms=platforms, revision=commit.revision).digest
+        say(f"{reference} is already published as {existing}, which was verified; using that one")
+        return existing
     if dry_run:
         say(f"would run: {shown(tag_command(image.reference, reference))} && {shown(push_command(reference))}")
         return image.digest
     run(tag_command(image.reference, reference), show=True)
     retry(lambda: push(reference))
-    pushed = index_of(reference)
-    check_same(reference, image.digest, pushed.digest if pushed else "missing")
+    check_same(reference, image.digest, digest_at(reference) or "missing")
     return image.digest
 
 
@@ -90,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     if options.digest:
         check_same(f"{options.image} on this engine", check_digest(options.digest), image.digest)
     with stage("Push image"):
-        digest = publish(image, target, commit, dry_run=options.dry_run)
+        digest = publish(image, target, commit, platforms=PLATFORMS, dry_run=options.dry_run)
     set_output("digest", digest)
     set_output("reference", target.at(digest))
     print(target.at(digest))

@@ -26,17 +26,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from lib import release as releases
 from lib.command import ROOT, Failure, UsageError, add_summary, last_line, parser, run, say, set_output, shown, start
-from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, image_name, source
+from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, image_name, parse_reference, source
 from lib.record import Record, configs, history, locked, previous, write_record
-from lib.registry import index_of, is_attestation, labels_of, missing_platforms
 from lib.rollout import Rollout, deploy_command, remove_stack, settings, url
 from lib.ssh import connection
 from lib.swarm import FAILED_UPDATE, Release, docker, node_platforms, services, tasks_of, valid_stack
 from lib.visit import answer
-
-PROVENANCE = "https://slsa.dev/provenance/"
-REVISION = "org.opencontainers.image.revision"
 
 
 def reference(name: ImageName, version: str) -> str:
@@ -53,39 +50,8 @@ def check_version(version: str) -> str:
 
 def verified(name: ImageName, version: str, platforms: Sequence[str]) -> Release:
     """Return the release that a version is, or raise Failure that says why it must not be deployed."""
-    asked = reference(name, version)
-    index = index_of(asked)
-    if index is None:
-        raise Failure(f"there is no {asked} in the registry; push it first, or see its tags in the registry")
-    missing = missing_platforms(index, platforms)
-    if missing:
-        raise Failure(f"{asked} has no image for {', '.join(missing)}, which the Swarm's nodes are")
-    all_labels = labels_of(name.at(index.digest))
-    revisions = {labels.get(REVISION, "") for labels in all_labels}
-    if any(labels.get("friendlyhello.stand-in") == "true" for labels in all_labels) and not name.is_local:
-        raise Failure(f"{asked} is built on a stand-in for its base image; only localhost may have such an image")
-    if len(revisions) != 1 or revisions == {""}:
-        raise Failure(f"{asked} does not say which commit it is made of (label {REVISION}); build it with this project")
-    revision = revisions.pop()
-    if not is_commit(revision) and not (name.is_local and is_commit(revision.removesuffix("-dirty"))):
-        raise Failure(f"{asked} is made of {revision!r}, which is no commit of this repository; run git fetch first")
-    if not any(
-        str((layer.get("annotations") or {}).get("in-toto.io/predicate-type", "")).startswith(PROVENANCE)
-        for entry in index.content.get("manifests", [])
-        if is_attestation(entry) and (manifest := index_of(name.at(entry["digest"])))
-        for layer in manifest.content.get("layers", [])
-    ):
-        raise Failure(f"{asked} has no provenance, so nobody knows how it was built; push it with this project")
-    return Release(version, str(name), index.digest, revision)
-
-
-def is_commit(revision: str) -> bool:
-    """Whether this repository has a commit, here or (where only the newest were fetched) at its origin."""
-    if not SHA.fullmatch(revision):
-        return False
-    known = ["git", "-C", str(ROOT), "cat-file", "-e", f"{revision}^{{commit}}"]
-    fetch = ["git", "-C", str(ROOT), "fetch", "--quiet", "--depth=1", "origin", revision]
-    return any(run(command, check=False, timeout=60).returncode == 0 for command in (known, fetch))
+    found = releases.verified(name, parse_reference(reference(name, version))[1], platforms=platforms)
+    return Release(version, str(name), found.digest, found.revision)
 
 
 def check_swarm() -> None:

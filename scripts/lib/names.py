@@ -30,6 +30,7 @@ SEMVER = re.compile(
 )
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
+HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
 PIPELINE = "onedigest"
 """What labels, paths and objects of the pipeline are named after: it stays when the service is renamed."""
@@ -76,7 +77,7 @@ def image_name(env: Mapping[str, str], repository: str) -> ImageName:
             " with single . _ or - between them; set it to the name you log in with"
         )
     registry = env.get("REGISTRY", "").removesuffix("/")
-    if registry in ("docker.io", "index.docker.io", "registry-1.docker.io"):
+    if registry in HUB_NAMES:
         registry = ""
     if registry and not (HOST.fullmatch(registry) and is_host(registry)):
         raise UsageError(f"REGISTRY is {registry!r}, which is not a host name such as ghcr.io or localhost:5000")
@@ -88,6 +89,31 @@ def image_name(env: Mapping[str, str], repository: str) -> ImageName:
             " set IMAGE_REPOSITORY"
         )
     return ImageName(registry, username, name)
+
+
+def parse_reference(text: str) -> tuple[ImageName, str]:
+    """Return the image and the tag or digest that a reference names, as docker reads it; raise UsageError.
+
+    >>> parse_reference("localhost:5000/me/hello:1.2.3")
+    (ImageName(registry='localhost:5000', username='me', repository='hello'), '1.2.3')
+    """
+    name, _, digest = text.partition("@")
+    host, slash, rest = name.partition("/")
+    host, rest = (host, rest) if slash and is_host(host) else ("", name)
+    path, _, tag = rest.partition(":")
+    username, _, repository = path.rpartition("/")
+    registry = "" if host in HUB_NAMES else host
+    if (
+        (registry and not HOST.fullmatch(registry))
+        or not all(COMPONENT.fullmatch(part) for part in path.split("/"))
+        or ("@" in text and not DIGEST.fullmatch(digest))
+        or (":" in rest and not TAG.fullmatch(tag))
+    ):
+        raise UsageError(
+            f"{text!r} is not the name of an image: [registry/]username/repository:tag, or with @sha256:… for the tag"
+        )
+    # docker.io/library is where Docker Hub keeps what has no username.
+    return ImageName(registry, username or ("" if registry else "library"), repository), digest or tag or "latest"
 
 
 def is_host(text: str) -> bool:

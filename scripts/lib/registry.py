@@ -1,8 +1,7 @@
 """Ask a registry, and the engine, what an image really is. One digest is all that is believed.
 
-`docker buildx imagetools inspect --raw` gives the bytes of a manifest with the credentials that
-`docker login` left; their SHA-256 is the digest (OCI image specification, "Digests"), so it is
-computed here and not taken on trust.
+A digest is the SHA-256 of a manifest's bytes (OCI image specification, "Digests"), so it is computed here and not
+taken on trust, except where a registry is only asked what a tag points to: then what is read by that digest is.
 """
 
 from __future__ import annotations
@@ -12,52 +11,73 @@ import json
 import os
 import random
 import re
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+import urllib.parse
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lib.command import Failure, UsageError, last_line, run, say
+from lib.distribution import HUB, Refused, ask
+from lib.names import DIGEST, FORMER, PIPELINE, ImageName, parse_reference
 
 T = TypeVar("T")
 
-# What registries and the engine say when there is no such image. Docker Hub answers "denied" for
-# a repository that does not exist yet, to those who may not know.
-ABSENT = re.compile(
-    r"not found|manifest unknown|name unknown|MANIFEST_UNKNOWN|NAME_UNKNOWN|repository does not exist|"
-    r"insufficient_scope|requested access to the resource is denied|pull access denied",
-)
 REFUSED = re.compile(
-    r"unauthori[sz]ed|authentication required|incorrect username or password|\b401\b|\b403\b|denied", re.I
+    r"unauthori[sz]ed|authentication required|incorrect username or password|no basic auth credentials|"
+    r"\b401\b|\b403\b|denied",
+    re.I,
 )
+"""What `docker push` says when the registry does not take what it is sent, and never will."""
+
+BUSY = re.compile(
+    r"\b429\b|toomanyrequests|too many requests|failed to fetch anonymous token|"
+    r"(?:unexpected|received unexpected HTTP) status[^\n]*\b50[0234]\b|TLS handshake timeout|connection reset by peer",
+    re.I,
+)
+"""What docker and BuildKit say when a pull may work a little later."""
+
+STAND_IN = (f"{PIPELINE}.stand-in", f"{FORMER}.stand-in")
+"""The label of such images: an official image has none of that name, so its value says nothing."""
 
 ATTESTATION = "vnd.docker.reference.type"  # https://docs.docker.com/build/metadata/attestations/attestation-storage/
+MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+"""The kinds of manifests: first those that list one for each platform. OCI image specification, "Media Types"."""
+INDEXES = MANIFESTS[:2]
 
+ARCHITECTURES = ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x")
+"""Go's names of the machines that Linux images are built for."""
 
-class Refused(Failure):
-    """The registry knows us, or wants to, and says no: trying again cannot help."""
+PAGE = 1000  # tags to ask for at once
+PAGES = 500  # so many pages are not a list of tags any more
 
 
 @dataclass(frozen=True)
 class Index:
-    """An image index as a registry keeps it: its digest, and the manifests that it lists."""
+    """A manifest as a registry keeps it: its digest and its content, for most of ours an image index."""
 
     digest: str
     content: Mapping[str, Any]
+
+    @property
+    def entries(self) -> list[Mapping[str, Any]]:
+        """The manifests that it lists."""
+        return list(self.content.get("manifests") or [])
 
     @property
     def platforms(self) -> dict[str, str]:
         """Platform -> digest of its manifest; attestations are not platforms."""
         return {
             name: entry["digest"]
-            for entry in self.content.get("manifests", [])
+            for entry in self.entries
             if (name := platform_name(entry.get("platform") or {})) and not is_attestation(entry)
         }
-
-    @property
-    def attestations(self) -> int:
-        """How many manifests hold attestations (shown as `unknown/unknown` by many tools)."""
-        return sum(1 for entry in self.content.get("manifests", []) if is_attestation(entry))
 
 
 def is_attestation(entry: Mapping[str, Any]) -> bool:
@@ -66,34 +86,93 @@ def is_attestation(entry: Mapping[str, Any]) -> bool:
 
 
 def platform_name(platform: Mapping[str, str]) -> str:
-    """Return `linux/arm64` for a platform of an index, or "" for an unknown one."""
-    if platform.get("os", "unknown") == "unknown":
+    """Return `linux/arm64` for a platform of an index, or "" for an unknown one.
+
+    Only names that BuildKit writes are known. An engine knows more, and takes x86_64 or AMD64 for amd64:
+    https://pkg.go.dev/github.com/containerd/platforms#Normalize
+    """
+    machine, variant = platform.get("architecture", ""), platform.get("variant", "")
+    if platform.get("os") != "linux" or machine not in ARCHITECTURES:
         return ""
-    # arm64's variant v8 is the only one there is, so nobody writes it.
-    return f"{platform['os']}/{platform.get('architecture', '')}"
-
-
-def raw_command(reference: str) -> list[str]:
-    """Return the command that prints a manifest exactly as the registry keeps it."""
-    return ["docker", "buildx", "imagetools", "inspect", "--raw", reference]
+    # Of 64-bit ARM there is only v8, so nobody writes it.
+    return f"linux/{machine}/{variant}" if machine == "arm" and variant else f"linux/{machine}"
 
 
 def index_of(reference: str) -> Index | None:
-    """Return what a registry keeps under a reference, or None where it has no such image.
+    """Return what a registry keeps under a reference, or None if it has no such image.
 
-    Tries again where the registry cannot be reached; raises Failure where that does not help.
+    Tries again if the registry cannot be reached; raises Failure if that does not help.
     """
+    image, name = parse_reference(reference)
 
-    def ask() -> Index | None:
-        done = run(raw_command(reference), check=False, timeout=60)
-        if done.returncode == 0:
-            return Index(digest_of(done.stdout), json.loads(done.stdout))
-        if ABSENT.search(done.stderr):
+    def read() -> Index | None:
+        answer = ask(image, f"manifests/{name}", accept=", ".join(MANIFESTS))
+        if answer is None:
             return None
-        kind = Refused if REFUSED.search(done.stderr) else Failure
-        raise kind(f"cannot ask the registry about {reference}{last_line(done)}")
+        return Index(checked(reference, name, answer.body), parsed(reference, answer.body))
 
-    return retry(ask)
+    return retry(read)
+
+
+def digest_at(reference: str) -> str:
+    """Return the digest that a registry has for a reference, or "" if it has no such image; no limit counts it."""
+    image, name = parse_reference(reference)
+
+    def read() -> str | None:
+        answer = ask(image, f"manifests/{name}", method="HEAD", accept=", ".join(MANIFESTS))
+        return None if answer is None else answer.headers.get("docker-content-digest", "")
+
+    digest = retry(read)
+    if digest is None:
+        return ""
+    if not DIGEST.fullmatch(digest):  # "SHOULD" be there, says the specification
+        found = index_of(reference)
+        return found.digest if found else ""
+    return digest
+
+
+def blob(image: ImageName, digest: str) -> bytes:
+    """Return a blob of an image, such as its configuration; raise Failure if it is not there or not what it says."""
+
+    def read() -> bytes:
+        answer = ask(image, f"blobs/{digest}")
+        if answer is None:
+            raise Failure(f"the registry does not have {digest}, which {image} refers to")
+        checked(f"{image}@{digest}", digest, answer.body)
+        return answer.body
+
+    return retry(read)
+
+
+def checked(reference: str, name: str, content: bytes) -> str:
+    """Return the digest of what a registry sent; raise Failure if it was asked for by another one."""
+    digest = digest_of(content)
+    if DIGEST.fullmatch(name) and digest != name:
+        raise Failure(f"the registry sent {digest} for {reference}")
+    return digest
+
+
+def parsed(reference: str, content: bytes) -> dict[str, Any]:
+    """Return what a registry sent as a JSON object, or raise Failure."""
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise Failure(f"the registry sent something else than JSON for {reference}") from error
+    if not isinstance(found, dict):
+        raise Failure(f"the registry sent something else than a JSON object for {reference}")
+    return found
+
+
+def manifests_of(reference: str, index: Index) -> dict[str, Mapping[str, Any]]:
+    """Return platform -> manifest of an index; one that is not an index has none."""
+    image, _ = parse_reference(reference)
+    found = {}
+    for platform, digest in index.platforms.items():
+        manifest = index_of(image.at(digest))
+        if manifest is None:
+            raise Failure(f"{reference} lists {digest} for {platform}, and the registry does not have it")
+        found[platform] = manifest.content
+    return found
 
 
 def layer_sizes(reference: str) -> dict[str, list[int]]:
@@ -101,35 +180,69 @@ def layer_sizes(reference: str) -> dict[str, list[int]]:
     index = index_of(reference)
     if index is None:
         raise Failure(f"there is no {reference} in the registry")
-    name = reference.partition("@")[0] if "@" in reference else reference.rpartition(":")[0]
-    sizes = {}
-    for platform, digest in index.platforms.items():
-        manifest = index_of(f"{name}@{digest}")
-        if manifest is None:
-            raise Failure(f"{reference} lists {digest} for {platform}, and the registry does not have it")
-        sizes[platform] = [layer["size"] for layer in manifest.content["layers"]]
-    return sizes
+    manifests = manifests_of(reference, index)
+    return {platform: [layer["size"] for layer in content["layers"]] for platform, content in manifests.items()}
 
 
-def labels_of(reference: str) -> list[dict[str, str]]:
-    """Return the labels of each platform's image under a reference in a registry."""
-
-    def ask() -> list[dict[str, str]]:
-        command = ["docker", "buildx", "imagetools", "inspect", "--format", "{{json .Image}}", reference]
-        done = run(command, check=False, timeout=60)
-        if done.returncode != 0:
-            raise Failure(f"cannot ask the registry about {reference}{last_line(done)}")
-        images = json.loads(done.stdout) or {}
-        # By platform, unless there is only one.
-        images = [images] if "config" in images else list(images.values())
-        return [(image.get("config") or {}).get("Labels") or {} for image in images]
-
-    return retry(ask)
+def configs_of(reference: str, index: Index) -> dict[str, Mapping[str, Any]]:
+    """Return platform -> image configuration of an index (OCI image specification, "Image Configuration")."""
+    image, _ = parse_reference(reference)
+    return {
+        platform: parsed(reference, blob(image, content["config"]["digest"]))
+        for platform, content in manifests_of(reference, index).items()
+    }
 
 
-def digest_of(manifest: str) -> str:
+def tags_of(image: ImageName, *, known: Collection[str]) -> list[str]:
+    """Return every tag of an image in its registry; raise Failure if they cannot all be known.
+
+    `known` are tags that are certainly there: a list without them is not all of it.
+    """
+
+    def read() -> list[str]:
+        path = f"tags/list?n={PAGE}"
+        found: dict[str, None] = {}
+        for _ in range(PAGES):
+            answer = ask(image, path)
+            if answer is None:
+                raise Failure(f"cannot list the tags of {image}: the registry says that there is no such image")
+            page = parsed(f"the tags of {image}", answer.body).get("tags")
+            page = [] if page is None else page
+            if not isinstance(page, list) or not all(isinstance(tag, str) for tag in page):
+                raise Failure(f"cannot list the tags of {image}: the registry sent something else than a list of them")
+            new = [tag for tag in page if tag not in found]
+            found.update(dict.fromkeys(new))
+            link = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', answer.headers.get("link", ""))
+            if not link and len(page) < PAGE:
+                break
+            if not new:
+                if link:
+                    raise Failure(f"cannot list the tags of {image}: the registry's next pages lead in a circle")
+                break
+            path = next_page(image, link[1]) if link else f"tags/list?n={PAGE}&last={urllib.parse.quote(page[-1])}"
+        else:
+            raise Failure(f"cannot list the tags of {image}: there are more than {PAGES} pages of them")
+        if missing := [tag for tag in known if tag not in found]:
+            raise Failure(
+                f"cannot list the tags of {image}: the registry's list is not complete, {missing[0]} is not in it"
+            )
+        return list(found)
+
+    return retry(read)
+
+
+def next_page(image: ImageName, link: str) -> str:
+    """Return the path of the page that a Link header leads to; raise Failure for another list, or another host."""
+    url = urllib.parse.urlsplit(link)
+    base = f"/v2/{image.username}/{image.repository}/"
+    if url.netloc not in ("", image.registry or HUB) or url.path != f"{base}tags/list":
+        raise Failure(f"cannot list the tags of {image}: the next page is elsewhere, at {link}")
+    return f"tags/list?{url.query}"
+
+
+def digest_of(manifest: bytes) -> str:
     """Return a manifest's digest."""
-    return "sha256:" + hashlib.sha256(manifest.encode("utf-8")).hexdigest()
+    return "sha256:" + hashlib.sha256(manifest).hexdigest()
 
 
 def retry_seconds(env: Mapping[str, str]) -> float:
@@ -164,6 +277,22 @@ def retry(action: Callable[[], T], *, attempts: int = 5, first_pause: float | No
     raise AssertionError("not reached")
 
 
+def run_pulling(command: Sequence[str], *, show: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command that pulls images, and run it again while the registry is busy; return how it ended.
+
+    Docker Hub refuses pulls without a login above a limit, and now and then on shared machines such as GitHub's
+    runners: https://docs.docker.com/docker-hub/usage/pulls/.
+    """
+
+    def attempt() -> subprocess.CompletedProcess[str]:
+        done = run(command, show=show, check=False)
+        if done.returncode and BUSY.search(done.stderr):
+            raise Failure(f"cannot pull{last_line(done)}")
+        return done
+
+    return retry(attempt)
+
+
 @dataclass(frozen=True)
 class LocalImage:
     """An image in the engine. `digest` is that of its index; `labels` are those of one platform."""
@@ -180,7 +309,12 @@ class LocalImage:
     @property
     def stand_in(self) -> bool:
         """Whether it was built on a stand-in for an official base image."""
-        return self.labels.get("friendlyhello.stand-in") == "true"
+        return is_stand_in(self.labels)
+
+
+def is_stand_in(labels: Mapping[str, str]) -> bool:
+    """Whether labels say that an image was built on a stand-in for an official one, in whatever spelling."""
+    return any(name.casefold() in STAND_IN for name in labels)
 
 
 def local_image(reference: str) -> LocalImage:
@@ -199,7 +333,7 @@ def local_image(reference: str) -> LocalImage:
 def check_same(what: str, expected: str, found: str) -> None:
     """Raise Failure unless two digests are the same: the one rule that holds the pipeline together."""
     if expected != found:
-        raise Failure(f"{what} is {found}, and {expected} was tested: not going on with another image")
+        raise Failure(f"{what} is {found}, but {expected} was tested; refusing to continue with a different image")
 
 
 def missing_platforms(index: Index, platforms: Sequence[str]) -> list[str]:

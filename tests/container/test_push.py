@@ -16,6 +16,7 @@ import push_image
 from conftest import need_root
 from front import Front
 from lib import registry as registries
+from lib import release
 from lib.command import Failure, run
 from lib.daemon import Daemon
 from lib.names import ImageName, Source
@@ -58,14 +59,11 @@ def test_pushed_as_tested(image: LocalImage, commit: Source, target: ImageName) 
     assert push_image.publish(image, target, commit, dry_run=True) == image.digest
     assert index_of(target.tagged(commit.revision)) is None
     assert push_image.publish(image, target, commit) == image.digest
-    index = index_of(target.tagged(commit.revision))
-    assert index is not None
-    assert index.digest == image.digest
-    assert set(index.platforms) == {"linux/amd64", "linux/arm64"}
-    assert index.attestations == 2
+    found = release.verified(target, commit.revision, revision=commit.revision)
+    assert (found.digest, set(found.platforms)) == (image.digest, {"linux/amd64", "linux/arm64"})
     layers = registries.layer_sizes(target.at(image.digest))
     added = pipeline.added_bytes(target.at(image.digest), layers)
-    for platform in index.platforms:
+    for platform in found.platforms:
         assert 0 < added[platform] <= 12_000_000 < sum(layers[platform])
 
 

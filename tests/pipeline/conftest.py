@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import pytest
 import build_image
 import check
 import pipeline
-from lib import command, registry
+from hub import Hub
+from lib import command, distribution, registry
 from programs import Programs
 
 
@@ -26,6 +28,23 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 def docker(programs: Programs) -> Programs:
     """A `docker` that answers from a table."""
     return programs.add("docker")
+
+
+@pytest.fixture
+def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where docker keeps its logins: a folder of the test's own, with none."""
+    folder = tmp_path / "docker-config"
+    folder.mkdir()
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    monkeypatch.setattr(distribution, "_authorizations", {})
+    return folder
+
+
+@pytest.fixture
+def hub(docker_config: Path) -> Iterator[Hub]:
+    """A registry in memory, and nobody who is logged in there."""
+    with Hub() as made:
+        yield made
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_an_engine_with_another_image(docker: Programs, state: Path) -> None:
     """An engine that keeps another digest than the one that was built is not gone on with."""
     metadata = json.dumps({"containerimage.digest": DIGEST})
     (docker.bin / "docker").write_text(BUILDX.format(metadata=metadata, digest=OTHER), "utf-8")
-    with pytest.raises(Failure, match=f"hello:ci on this engine is {OTHER}, and {DIGEST} was tested"):
+    with pytest.raises(Failure, match=f"hello:ci on this engine is {OTHER}, but {DIGEST} was tested"):
         build_image.build("hello:ci", ["linux/amd64"], COMMIT)
     assert not (state / "image.json").exists()
 

@@ -91,7 +91,7 @@ def test_pull_back(docker: Programs) -> None:
 def test_pulling_something_else_back(docker: Programs) -> None:
     """What comes back has to be what was tested."""
     docker.answer("image inspect", json.dumps([{"Id": OTHER, "Config": {}}]))
-    with pytest.raises(Failure, match=f"pulled back, is {OTHER}, and {DIGEST} was tested"):
+    with pytest.raises(Failure, match=f"pulled back, is {OTHER}, but {DIGEST} was tested"):
         pipeline.pull_back(IMAGE, TARGET, COMMIT, DIGEST)
     assert not docker.called("docker", "tag")
 

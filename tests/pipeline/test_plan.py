@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import plan
+from lib import release
 from lib.command import Failure, UsageError, run
 from lib.names import ImageName, Source, Version
 
@@ -83,7 +84,7 @@ def test_other_tags_are_refused(tag: str) -> None:
 
 def test_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release has to be in main's history; a repository without main says what to run."""
-    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setattr(release, "ROOT", tmp_path)
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
@@ -92,10 +93,11 @@ def test_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git("init", "--quiet", "--initial-branch", "main")
     git("commit", "--quiet", "--allow-empty", "--message", "one")
     first = git("rev-parse", "HEAD")
-    with pytest.raises(Failure, match="run git fetch origin"):
+    with pytest.raises(Failure, match=r"cannot fetch the history of main: .*; run git fetch origin main"):
         plan.check_history("v1.0.0", first)
-    git("update-ref", "refs/remotes/origin/main", first)
+    git("remote", "add", "origin", str(tmp_path))
     plan.check_history("v1.0.0", first)
+    git("checkout", "--quiet", "-b", "topic")
     git("commit", "--quiet", "--allow-empty", "--message", "two")
     with pytest.raises(Failure, match="not in the history of main"):
         plan.check_history("v1.0.0", git("rev-parse", "HEAD"))

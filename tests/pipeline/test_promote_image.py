@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
 import pytest
 
 import promote_image
+from lib import release
 from lib.command import Failure
 from lib.names import ImageName, Version, parse_version
 from promote_image import EDGE, Move, to_move
 
 IMAGE = ImageName("localhost:5000", "octo", "hello")
+SHA = "0123456789abcdef0123456789abcdef01234567"
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 
 
@@ -61,8 +62,9 @@ class Registry:
     def digest_at(self, _image: ImageName, tag: str) -> str:
         return self.tags.get(tag, "")
 
-    def tags_of(self, _image: ImageName) -> list[str]:
+    def tags_of(self, _image: ImageName, *, known: Sequence[str]) -> list[str]:
         found = list(self.tags)
+        assert set(known) <= {*found, SHA}
         if self.later:
             self.tags.update(self.later.pop(0))
         return found
@@ -89,7 +91,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> object:
 def test_two_releases_at_once(use: object) -> None:
     """A higher version that is released meanwhile has latest in the end, whoever wrote last."""
     registry = use(Registry({"1.0.0": A}, later=[{"1.2.0": C, "latest": C}]))  # type: ignore[operator]
-    promote_image.promote_version(IMAGE, B, Version(1, 1, 0), False)
+    promote_image.promote_version(IMAGE, SHA, B, Version(1, 1, 0), False)
     assert registry.tags == {"1.0.0": A, "1.1.0": B, "1.1": B, "1": C, "latest": C, "1.2.0": C}
 
 
@@ -97,14 +99,14 @@ def test_a_version_never_moves(use: object) -> None:
     """A version that has another digest is refused before anything moves."""
     registry = use(Registry({"1.0.0": A}))  # type: ignore[operator]
     with pytest.raises(Failure, match="a version never moves"):
-        promote_image.promote_version(IMAGE, B, Version(1, 0, 0), False)
+        promote_image.promote_version(IMAGE, SHA, B, Version(1, 0, 0), False)
     assert registry.tags == {"1.0.0": A}
 
 
 def test_dry_run_moves_nothing(use: object) -> None:
     """A dry run says what would move."""
     registry = use(Registry({"1.0.0": A, "latest": A}))  # type: ignore[operator]
-    moves = promote_image.promote_version(IMAGE, B, Version(1, 1, 0), True)
+    moves = promote_image.promote_version(IMAGE, SHA, B, Version(1, 1, 0), True)
     assert [str(move) for move in moves] == [
         f"1.1.0: new -> {B}",
         f"1.1: new -> {B}",
@@ -125,19 +127,15 @@ def test_edge_looks_again(use: object, monkeypatch: pytest.MonkeyPatch) -> None:
             registry.tags["new"] = B
         return found
 
+    verified: list[object] = []
+    monkeypatch.setattr(release, "verified", lambda *arguments, **more: verified.append((*arguments, more)))
     monkeypatch.setattr(promote_image, "newest_commits", commits)
     assert promote_image.promote_edge(IMAGE, False) == [Move(EDGE, C, B)]
     assert registry.tags[EDGE] == B
+    assert verified == [(IMAGE, A, {"revision": "old"}), (IMAGE, B, {"revision": "new"})]
 
 
 def test_table() -> None:
     """The summary says which tags moved from what to what."""
     lines = promote_image.table(IMAGE, [Move("1.0.0", "", A), Move("1", B, A), Move("latest", A, A)]).splitlines()
     assert lines[3:] == [f"| `1.0.0` | new | `{A}` |", f"| `1` | `{B}` | `{A}` |", f"| `latest` | `{A}` | stays |"]
-
-
-def test_token_stays_in_the_environment() -> None:
-    """Git gets the token for one command, through its environment, and never asks anybody."""
-    settings = promote_image.fetch_settings("secret")
-    assert base64.b64decode(settings["GIT_CONFIG_VALUE_0"].split()[-1]) == b"x-access-token:secret"
-    assert promote_image.fetch_settings("") == {"GIT_TERMINAL_PROMPT": "0"}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 import pytest
 
+from hub import REVISION, Hub, digest_of, honest
 from lib import registry
 from lib.command import Failure, UsageError
-from lib.registry import Index, LocalImage, Refused
+from lib.distribution import Refused
+from lib.names import ImageName
+from lib.registry import Index, LocalImage
 from programs import Programs
 
-NAME = "localhost:5000/octo/hello"
 AMD, ARM, PROOF = (f"sha256:{letter * 64}" for letter in "abc")
+SHA = "0123456789abcdef0123456789abcdef01234567"
 CONTENT: dict[str, Any] = {
     "manifests": [
         {"digest": AMD, "platform": {"os": "linux", "architecture": "amd64"}},
@@ -29,71 +31,179 @@ CONTENT: dict[str, Any] = {
 }
 
 
-def sha256(text: str) -> str:
-    """Return a text's digest, computed apart from the code under test."""
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+@pytest.fixture
+def name(hub: Hub) -> ImageName:
+    """An image in the registry."""
+    return ImageName(hub.host, "octo", "hello")
 
 
 def test_index() -> None:
-    """Attestations are counted apart; they are no platforms."""
-    index = Index(AMD, CONTENT)
-    assert index.platforms == {"linux/amd64": AMD, "linux/arm64": ARM}
-    assert index.attestations == 1
+    """Attestations are not platforms."""
+    assert Index(AMD, CONTENT).platforms == {"linux/amd64": AMD, "linux/arm64": ARM}
     assert Index(AMD, {}).platforms == {}
     proof = {**CONTENT["manifests"][2], "platform": {"os": "linux", "architecture": "amd64"}}
     assert Index(AMD, {"manifests": [proof]}).platforms == {}
-    assert registry.missing_platforms(index, ["linux/s390x", "linux/arm64"]) == ["linux/s390x"]
-
-
-def test_index_of_computes_the_digest(docker: Programs) -> None:
-    """The digest comes from the bytes that the registry sent, not from what it claims."""
-    raw = json.dumps(CONTENT, indent=3)
-    docker.answer("imagetools inspect", raw)
-    index = registry.index_of(f"{NAME}:edge")
-    assert index == Index(sha256(raw), CONTENT)
-    assert docker.calls == [["docker", "buildx", "imagetools", "inspect", "--raw", f"{NAME}:edge"]]
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("platform", "expected"),
     [
-        f"ERROR: {NAME}:edge: not found",
-        "manifest unknown",
-        "pull access denied, repository does not exist or may require authorization: insufficient_scope",
-        "requested access to the resource is denied",
+        ({"os": "linux", "architecture": "amd64"}, "linux/amd64"),
+        ({"os": "linux", "architecture": "arm64", "variant": "v8"}, "linux/arm64"),
+        ({"os": "linux", "architecture": "arm", "variant": "v7"}, "linux/arm/v7"),
+        ({"os": "linux", "architecture": "arm"}, "linux/arm"),
+        ({"os": "unknown", "architecture": "unknown"}, ""),
+        ({"os": "Linux", "architecture": "amd64"}, ""),
+        ({"os": "linux", "architecture": "x86_64"}, ""),
+        ({"os": "linux", "architecture": "amd64 | <img>"}, ""),
+        ({"os": "windows", "architecture": "amd64"}, ""),
+        ({}, ""),
     ],
 )
-def test_an_image_that_is_not_there(docker: Programs, said: str) -> None:
-    """However a registry says that it has no such image: asked once, and no failure."""
-    docker.answer("imagetools inspect", err=said, status=1)
-    assert registry.index_of(f"{NAME}:edge") is None
-    assert len(docker.calls) == 1
+def test_platform_names(platform: dict[str, str], expected: str) -> None:
+    """Only what BuildKit writes for Linux is a platform; what an engine might take for one is not."""
+    assert registry.platform_name(platform) == expected
+
+
+@pytest.mark.parametrize("raw", ['{"a": 1}', '{\r\n  "a": "\\u00e9 é"\r\n}\r\n', '{"a":\n\n1}\n'])
+def test_a_digest_is_of_bytes(hub: Hub, name: ImageName, raw: str) -> None:
+    """Line ends and other characters are part of a manifest; the digest comes from what the registry sent."""
+    body = raw.encode()
+    hub.manifests[digest_of(body)] = body
+    hub.tags["edge"] = [digest_of(body)]
+    assert registry.index_of(name.tagged("edge")) == Index(digest_of(body), json.loads(raw))
+    assert registry.digest_at(name.tagged("edge")) == digest_of(body)
+
+
+def test_a_head_is_enough_for_a_digest(hub: Hub, name: ImageName) -> None:
+    """Docker Hub counts no HEAD; a registry that does not say the digest there is read."""
+    digest = hub.put("edge", honest(SHA))
+    assert registry.digest_at(name.tagged("edge")) == digest
+    assert registry.digest_at(name.tagged("other")) == ""
+    assert registry.digest_at(name.at(digest)) == digest
+    assert hub.counted == 0
+    hub.sends_digest = False
+    assert registry.digest_at(name.tagged("edge")) == digest
+    assert registry.digest_at(name.tagged("other")) == ""
+    assert hub.counted == 1
+
+
+def test_an_image_that_is_not_there(hub: Hub, name: ImageName, no_pause: list[float]) -> None:
+    """A tag that is missing, and an image that is not shown to everybody: asked once, and no failure."""
+    assert registry.index_of(name.tagged("edge")) is None
+    hub.private = True
+    assert registry.index_of(name.tagged("edge")) is None
+    assert no_pause == []
+
+
+def test_another_manifest_than_was_asked_for(hub: Hub, name: ImageName, no_pause: list[float]) -> None:
+    """A registry cannot give us other bytes under a digest, for a manifest or a blob."""
+    other = honest(SHA)
+    hub.manifests[AMD], hub.blobs[ARM] = other.raw, b"{}"
+    with pytest.raises(Failure, match=f"the registry sent {other.digest} for {name.at(AMD)}"):
+        registry.index_of(name.at(AMD))
+    with pytest.raises(Failure, match=f"the registry sent sha256:.* for {name.at(ARM)}"):
+        registry.blob(name, ARM)
+    with pytest.raises(Failure, match=f"the registry does not have {AMD}, which {name} refers to"):
+        registry.blob(name, AMD)
+
+
+@pytest.mark.parametrize("raw", [b"<html>", b"[]", b'"text"', b"\xff", b""])
+def test_something_else_than_a_manifest(hub: Hub, name: ImageName, raw: bytes, no_pause: list[float]) -> None:
+    """What a portal or a proxy sends is one sentence."""
+    hub.manifests[digest_of(raw)] = raw
+    hub.tags["edge"] = [digest_of(raw)]
+    with pytest.raises(Failure, match="the registry sent something else than"):
+        registry.index_of(name.tagged("edge"))
 
 
 def test_a_registry_that_recovers_is_asked_again(
-    docker: Programs, no_pause: list[float], capsys: pytest.CaptureFixture[str]
+    hub: Hub, name: ImageName, no_pause: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two errors of a server are lived through, and said."""
-    for _ in range(2):
-        docker.answer("imagetools inspect", err="unexpected status: 500 Internal Server Error", status=1, once=True)
-    docker.answer("imagetools inspect", "{}")
-    assert registry.index_of(f"{NAME}:edge") == Index(sha256("{}"), {})
-    assert "attempt 2 of 5 failed: cannot ask the registry" in capsys.readouterr().err
+    digest = hub.put("edge", honest(SHA))
+    hub.errors = [500, 429]
+    assert registry.digest_at(name.tagged("edge")) == digest
+    assert "attempt 2 of 5 failed: cannot ask the registry about" in capsys.readouterr().err
+    assert len(no_pause) == 2
 
 
-def test_a_registry_that_stays_down(docker: Programs, no_pause: list[float]) -> None:
+def test_a_registry_that_stays_down(hub: Hub, name: ImageName, no_pause: list[float]) -> None:
     """In the end it is said what was asked, what came, and how often it was tried."""
-    docker.answer("imagetools inspect", err="dial tcp 127.0.0.1:9: connect: connection refused", status=1)
-    with pytest.raises(Failure, match=rf"about {NAME}:edge: dial tcp .* refused \(tried 5 times\)$"):
-        registry.index_of(f"{NAME}:edge")
+    hub.errors = [503] * 5
+    with pytest.raises(Failure, match=rf"about {name}: it says 503 Service Unavailable \(tried 5 times\)$"):
+        registry.index_of(name.tagged("edge"))
 
 
-def test_a_registry_that_refuses_is_asked_once(docker: Programs, no_pause: list[float]) -> None:
-    """A wrong password does not get better by repeating it."""
-    docker.answer("imagetools inspect", err="unauthorized: incorrect username or password", status=1)
-    with pytest.raises(Refused, match="incorrect username or password"):
-        registry.index_of(f"{NAME}:edge")
-    assert (len(docker.calls), no_pause) == (1, [])
+def test_a_registry_that_refuses_is_asked_once(hub: Hub, name: ImageName, no_pause: list[float]) -> None:
+    """A missing login does not come by asking again."""
+    hub.wants = "Basic"
+    with pytest.raises(Refused, match="it wants a login"):
+        registry.index_of(name.tagged("edge"))
+    assert (len(hub.requests), no_pause) == (1, [])
+
+
+def test_every_page_of_tags(hub: Hub, name: ImageName) -> None:
+    """Pages are followed by their links, relative or with the host."""
+    path = "/v2/octo/hello/tags/list"
+    hub.pages = [
+        ({"tags": ["1"]}, f"{path}?n=1&last=1"),
+        ({"tags": ["2"]}, f"http://{hub.host}{path}?n=1&last=2"),
+        ({"tags": ["3"]}, ""),
+    ]
+    assert registry.tags_of(name, known=["3"]) == ["1", "2", "3"]
+    assert [request.split()[1] for request in hub.requests if "tags/list?" in request][-1] == f"{path}?n=1&last=2"
+
+
+def test_a_full_page_without_a_link_is_not_the_last(hub: Hub, name: ImageName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A front that drops the Link header does not shorten the list; one that repeats itself ends it."""
+    monkeypatch.setattr(registry, "PAGE", 2)
+    hub.pages = [({"tags": ["1", "2"]}, ""), ({"tags": ["3"]}, "")]
+    assert registry.tags_of(name, known=()) == ["1", "2", "3"]
+    assert hub.requests[-1].split()[1] == "/v2/octo/hello/tags/list?n=2&last=2"
+    hub.pages = [({"tags": ["1", "2"]}, ""), ({"tags": ["1", "2"]}, "")]
+    assert registry.tags_of(name, known=()) == ["1", "2"]
+
+
+HERE = "/v2/octo/hello/tags/list?last=1"
+
+
+@pytest.mark.parametrize(
+    ("pages", "says"),
+    [
+        ([(b'{"tags": ["1"', "")], "something else than JSON"),
+        ([({"tags": ["1"]}, HERE), (b'{"tags": ["2"', "")], "something else than JSON"),
+        ([({"tags": ["1"]}, HERE), ({"tags": ["1"]}, HERE)], "lead in a circle"),
+        ([({"tags": ["1"]}, HERE), ({"tags": []}, HERE)], "lead in a circle"),
+        ([({"tags": [str(page)]}, f"{HERE}{page}") for page in range(9)], "more than 5 pages"),
+        ([({"tags": ["1"]}, "http://example.com/v2/octo/hello/tags/list")], "is elsewhere"),
+        ([({"tags": ["1"]}, "/v2/octo/other/tags/list")], "is elsewhere"),
+        ([({"tags": ["1"]}, "/token")], "is elsewhere"),
+        ([([], "")], "something else than a JSON object"),
+        ([({"tags": "1"}, "")], "something else than a list"),
+        ([({"tags": [1]}, "")], "something else than a list"),
+        ([({"tags": None}, "")], "is not complete, known is not in it"),
+        ([({}, "")], "is not complete, known is not in it"),
+        ([({"tags": ["1"]}, "")], "is not complete, known is not in it"),
+    ],
+)
+def test_a_list_that_is_not_whole(
+    hub: Hub, name: ImageName, monkeypatch: pytest.MonkeyPatch, pages: list[tuple[object, str]], says: str
+) -> None:
+    """Whatever a registry sends instead of all tags: a failure, after a bounded number of questions."""
+    monkeypatch.setattr(registry, "PAGES", 5)
+    monkeypatch.setattr(registry, "retry", lambda action: action())
+    hub.pages = [*pages, *[({"tags": ["known"]}, "")]]
+    with pytest.raises(Failure, match=says):
+        registry.tags_of(name, known=["known"])
+
+
+def test_a_list_that_is_not_there(hub: Hub, name: ImageName, no_pause: list[float]) -> None:
+    """An image whose tags the registry does not list, or cuts off, does not have none."""
+    hub.put("1.0.0", honest(SHA))
+    for hub.private, hub.cut, says in ((True, 0, "no such image"), (False, 3, "cut off")):
+        with pytest.raises(Failure, match=says):
+            registry.tags_of(name, known=())
 
 
 def test_retry_pauses(no_pause: list[float]) -> None:
@@ -141,48 +251,66 @@ def test_retry_seconds_that_are_not_a_number(value: str) -> None:
         registry.retry_seconds({"RETRY_SECONDS": value})
 
 
-def test_layer_sizes(docker: Programs) -> None:
+def test_layer_sizes(hub: Hub, name: ImageName) -> None:
     """What each platform's layers weigh, compressed, by tag and by digest."""
-    for digest, sizes in ((AMD, (1, 20)), (ARM, (300,))):
-        docker.answer(f"{NAME}@{digest}", json.dumps({"layers": [{"size": size} for size in sizes]}))
-    docker.answer(f"{NAME}[:@]", json.dumps(CONTENT))
-    expected = {"linux/amd64": [1, 20], "linux/arm64": [300]}
-    assert registry.layer_sizes(f"{NAME}:edge") == expected
-    assert registry.layer_sizes(f"{NAME}@{PROOF}") == expected
+    digest = hub.put("edge", honest(SHA))
+    size = len('"a layer of linux/amd64"')
+    expected = {"linux/amd64": [size], "linux/arm64": [size]}
+    assert registry.layer_sizes(name.tagged("edge")) == expected
+    assert registry.layer_sizes(name.at(digest)) == expected
 
 
-def test_layer_sizes_of_what_is_not_there(docker: Programs) -> None:
+def test_layer_sizes_of_what_is_not_there(hub: Hub, name: ImageName) -> None:
     """A missing image and a missing part of one are told apart."""
-    docker.answer(f"{NAME}@", err="not found", status=1)
-    docker.answer(f"{NAME}:edge", json.dumps(CONTENT))
-    docker.answer("", err="not found", status=1)
-    with pytest.raises(Failure, match=f"there is no {NAME}:other in the registry"):
-        registry.layer_sizes(f"{NAME}:other")
-    with pytest.raises(Failure, match=f"{NAME}:edge lists {AMD} for linux/amd64, and the registry does not have it"):
-        registry.layer_sizes(f"{NAME}:edge")
+    with pytest.raises(Failure, match=f"there is no {name}:other in the registry"):
+        registry.layer_sizes(name.tagged("other"))
+    image = honest(SHA)
+    hub.put("edge", image)
+    missing = image.entries[0]["digest"]
+    del hub.manifests[missing]
+    with pytest.raises(Failure, match=f"{name}:edge lists {missing} for linux/amd64, and the registry does not have"):
+        registry.layer_sizes(name.tagged("edge"))
+
+
+def test_configs_of(hub: Hub, name: ImageName) -> None:
+    """What each platform's image says of itself."""
+    hub.put("edge", honest(SHA, labels="1"))
+    index = registry.index_of(name.tagged("edge"))
+    assert index is not None
+    configs = registry.configs_of(name.tagged("edge"), index)
+    assert {platform: content["config"]["Labels"][REVISION] for platform, content in configs.items()} == {
+        "linux/amd64": SHA,
+        "linux/arm64": SHA,
+    }
 
 
 @pytest.mark.parametrize(
-    ("image", "labels"),
+    "said",
     [
-        ({"linux/amd64": {"config": {"Labels": {"a": "1"}}}, "linux/arm64": {"config": {}}}, [{"a": "1"}, {}]),
-        ({"config": {"Labels": {"a": "1"}}}, [{"a": "1"}]),
-        ({"linux/amd64": {}}, [{}]),
-        (None, []),
+        "ERROR: failed to solve: python:3.13-slim: failed to resolve source metadata: unexpected status from HEAD"
+        " request to https://registry-1.docker.io/v2/library/python/manifests/3.13-slim: 429 Too Many Requests",
+        "docker: Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit.",
+        "failed to fetch anonymous token: unexpected status from GET request to https://auth.docker.io/token: 401",
+        "Error response from daemon: received unexpected HTTP status: 503 Service Unavailable",
+        'Get "https://registry-1.docker.io/v2/": net/http: TLS handshake timeout',
     ],
 )
-def test_labels_of(docker: Programs, image: object, labels: list[dict[str, str]]) -> None:
-    """One platform or several, with labels or without."""
-    docker.answer("imagetools inspect", json.dumps(image))
-    assert registry.labels_of(f"{NAME}:edge") == labels
-    assert docker.calls[0][-3:] == ["--format", "{{json .Image}}", f"{NAME}:edge"]
+def test_a_pull_is_tried_again(docker: Programs, no_pause: list[float], said: str) -> None:
+    """Docker Hub's refusals of pulls without a login pass; the command is run again, not the whole pipeline."""
+    docker.answer("run redis:8", err=f"{said}\n", status=125, once=True).answer("run redis:8", "id")
+    assert registry.run_pulling(["docker", "run", "redis:8"]).stdout == "id"
+    assert len(docker.calls) == 2
+    docker.answer("pull", err=said, status=1)
+    with pytest.raises(Failure, match=r"cannot pull: .* \(tried 5 times\)"):
+        registry.run_pulling(["docker", "pull", "redis:9"])
 
 
-def test_labels_of_a_silent_registry(docker: Programs, no_pause: list[float]) -> None:
-    """A registry that does not answer is asked again, and named in the end."""
-    docker.answer("imagetools inspect", err="EOF", status=1)
-    with pytest.raises(Failure, match=r"cannot ask the registry about .*:edge: EOF \(tried 5 times\)"):
-        registry.labels_of(f"{NAME}:edge")
+@pytest.mark.parametrize("said", ["ERROR: process /bin/sh -c pip did not complete: exit code: 1", "port 4290", ""])
+def test_other_ends_are_not(docker: Programs, said: str) -> None:
+    """What is wrong with a build or a container does not pass."""
+    docker.answer("run", err=said, status=1)
+    assert registry.run_pulling(["docker", "run", "redis:8"]).returncode == 1
+    assert len(docker.calls) == 1
 
 
 @pytest.mark.parametrize("facts", [{"Descriptor": {"digest": AMD}, "Id": ARM}, {"Id": AMD}])
@@ -193,6 +321,23 @@ def test_local_image(docker: Programs, facts: dict[str, object]) -> None:
     image = registry.local_image("hello:ci")
     assert image == LocalImage("hello:ci", AMD, labels)
     assert (image.revision, image.stand_in) == ("f" * 40, True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"onedigest.stand-in": "true"}, True),
+        ({"friendlyhello.stand-in": "True"}, True),
+        ({"onedigest.stand-in": "1"}, True),
+        ({"OneDigest.Stand-In": "TRUE "}, True),
+        ({"onedigest.stand-in": ""}, True),
+        ({"onedigest.run": "1"}, False),
+        ({}, False),
+    ],
+)
+def test_a_stand_in_however_it_is_spelt(labels: dict[str, str], expected: bool) -> None:
+    """An official image has no such label, so any value of it says that this is none."""
+    assert registry.is_stand_in(labels) is expected
 
 
 def test_local_image_without_labels(docker: Programs) -> None:
@@ -222,5 +367,5 @@ def test_no_local_image(docker: Programs, said: str, sentence: str) -> None:
 def test_check_same() -> None:
     """Another digest than the tested one goes no further."""
     registry.check_same("the tag", AMD, AMD)
-    with pytest.raises(Failure, match=f"the tag is {ARM}, and {AMD} was tested: not going on"):
+    with pytest.raises(Failure, match=f"the tag is {ARM}, but {AMD} was tested; refusing to continue"):
         registry.check_same("the tag", AMD, ARM)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 import announce_release
 import summarize
+from hub import Hub, honest
 from lib.command import Failure
 from lib.names import ImageName, Source, Version
-from lib.registry import Index
-from programs import Programs
+from lib.release import Verified
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = f"sha256:{'a' * 64}"
@@ -58,26 +57,24 @@ def test_failed_login_is_explained(
     assert f"Digest: `{DIGEST}`" in capsys.readouterr().out
 
 
-def test_sizes(docker: Programs) -> None:
+def test_sizes(hub: Hub) -> None:
     """What a pull of each platform weighs."""
-    platform = {"os": "linux", "architecture": "amd64"}
-    docker.answer(DIGEST, json.dumps({"layers": [{"size": 1000}, {"size": 20}]}))
-    docker.answer("octo/hello:1", json.dumps({"manifests": [{"digest": DIGEST, "platform": platform}]}))
-    assert summarize.sizes_of("octo/hello:1") == {"linux/amd64": 1020}
+    hub.put("1", honest(SHA, ["linux/amd64"]))
+    assert summarize.sizes_of(f"{hub.host}/octo/hello:1") == {"linux/amd64": len('"a layer of linux/amd64"')}
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_no_sizes_are_no_failure(docker: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_sizes_are_no_failure(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     """A registry that does not say leaves the sizes out."""
-    docker.answer("", err="no answer\n", status=1)
-    assert summarize.sizes_of("octo/hello:1") == {}
-    assert "no sizes: cannot ask the registry about octo/hello:1: no answer" in capsys.readouterr().err
+    hub.errors = [503] * 5
+    assert summarize.sizes_of(f"{hub.host}/octo/hello:1") == {}
+    assert f"no sizes: cannot ask the registry about {hub.host}/octo/hello: it says 503" in capsys.readouterr().err
 
 
 def test_notes() -> None:
     """A release's notes have all that a user needs to pull this and no other."""
-    entries = [{"digest": DIGEST, "platform": {"os": "linux", "architecture": name}} for name in ("arm64", "amd64")]
-    text = announce_release.notes(IMAGE, Version(1, 2, 3), Index(DIGEST, {"manifests": entries}), SHA)
+    platforms = {"linux/arm64": DIGEST, "linux/amd64": DIGEST}
+    text = announce_release.notes(Version(1, 2, 3), Verified(IMAGE, DIGEST, SHA, platforms))
     assert "docker pull octo/hello:1.2.3" in text
     assert f"docker pull octo/hello@{DIGEST}" in text
     assert "| platforms | linux/amd64, linux/arm64 |" in text

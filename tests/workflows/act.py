@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from front import Front
+from hub import Image, honest, upload
 from lib import containers, registry
 from lib.command import run
 from lib.daemon import Daemon
-from lib.names import ImageName
-from lib.tags import list_tags
 from smoke_test import IMAGE, PORT
 
 HERE = Path(__file__).parent
@@ -196,28 +196,28 @@ class Scenario:
 
     def digest(self, tag: str) -> str:
         """Return the digest of a tag in the registry, or "" where there is no such tag."""
-        index = registry.index_of(f"{self.image}:{tag}")
-        return index.digest if index else ""
+        return registry.digest_at(f"{self.image}:{tag}")
 
-    def put(self, tag: str) -> str:
-        """Put some other image, of no platform, on a tag in the registry, and return its digest."""
-        path = self.image.partition("/")[2]
-        kind = "application/vnd.oci.image.index.v1+json"
-        body = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": [], "annotations": {"tag": tag}})
-        request = urllib.request.Request(
-            f"http://localhost:{self.front.port}/v2/{path}/manifests/{tag}",
-            data=body.encode(),
-            headers={"Content-Type": kind, "Authorization": self.front.reader},
-            method="PUT",
-        )
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
-            return str(response.headers["Docker-Content-Digest"])
+    def put(self, tag: str, revision: str = "") -> str:
+        """Put an image, made by no run, on a tag in the registry, and return its digest: of a revision, or of none."""
+        image = honest(revision, tag=tag) if revision else Image()
+        image.content["annotations"] = {"tag": tag}
+        host, _, path = self.image.partition("/")
+        upload(image, host, path, tag, self.front.reader)
+        return image.digest
 
     @property
     def tags(self) -> set[str]:
         """Every tag in the registry."""
-        host, username, repository = self.image.split("/")
-        return set(list_tags(ImageName(host, username, repository), self.front.reader))
+        host, _, path = self.image.partition("/")
+        listing = urllib.request.Request(f"http://{host}/v2/{path}/tags/list", headers={"Accept": "application/json"})
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(listing, timeout=30) as response:
+                return set(json.load(response)["tags"])
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return set()
 
     @property
     def calls(self) -> list[list[str]]:

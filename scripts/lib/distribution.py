@@ -1,0 +1,247 @@
+"""Speak to a registry as the OCI distribution specification says, with the credentials that `docker login` left.
+
+https://github.com/opencontainers/distribution-spec/blob/main/spec.md, and the token protocol of
+https://distribution.github.io/distribution/spec/auth/. Docker Hub counts a GET of a manifest against its limit and
+a HEAD not, and a digest is that of the bytes as they were sent: `docker buildx imagetools` leaves neither to us.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ipaddress
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.command import Failure
+from lib.names import ImageName
+
+HUB = "registry-1.docker.io"
+HUB_LOGIN = "https://index.docker.io/v1/"  # the name under which docker keeps the login to Docker Hub
+SECONDS = 30
+LIMIT = 16 * 2**20
+"""Bytes of an answer that are read at most; registries take manifests of 4 MiB."""
+
+# How registries say that there is no such repository, to those who may not know.
+HIDDEN = re.compile(r"insufficient_scope|requested access to the resource is denied|NAME_UNKNOWN", re.I)
+
+_authorizations: dict[str, str] = {}
+"""Image -> the Authorization header that its registry took last, so that a token is fetched once."""
+
+
+class Refused(Failure):
+    """The registry knows us, or wants to, and says no: trying again cannot help."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a registry answered: status 200, the headers with their names in lower case, and the bytes."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Login:
+    """What docker keeps for a registry: a Basic header, or a token to fetch others with; or why it cannot be read."""
+
+    basic: str = ""
+    identity: str = ""
+    problem: str = ""
+
+
+class Denied(Exception):
+    """A registry, or where its tokens come from, answered 401 or 403; `hidden` if it may not say what is there."""
+
+    def __init__(self, what: str, *, hidden: bool, challenge: str = "") -> None:
+        super().__init__(what)
+        self.hidden = hidden
+        self.challenge = challenge
+
+
+def ask(image: ImageName, path: str, *, method: str = "GET", accept: str = "") -> Answer | None:
+    """Ask once for `/v2/NAME/path`; None if the registry has no such thing, or does not show it to us.
+
+    Raises Refused if the registry wants other credentials, and Failure if it cannot be asked.
+    """
+    host = image.registry or HUB
+    url = f"{'http' if is_loopback(host) else 'https'}://{host}/v2/{image.username}/{image.repository}/{path}"
+    headers = {"Accept": accept} if accept else {}
+    login = login_of(image.registry or HUB_LOGIN)
+    try:
+        found = authorized(image, url, method, headers, login)
+    except Denied as denied:
+        if not login.problem and denied.hidden:
+            return None
+        raise Refused(f"cannot ask the registry about {image}: {login.problem or denied}") from denied
+    if found is None and login.problem:
+        raise Refused(f"cannot ask the registry about {image}: {login.problem}")
+    return found
+
+
+def authorized(image: ImageName, url: str, method: str, headers: Mapping[str, str], login: Login) -> Answer | None:
+    """Ask, with what the registry took last and, if it wants something else, once more with what it asks for."""
+
+    def attempt(authorization: str) -> Answer | None:
+        try:
+            return get(url, method, {**headers, "Authorization": authorization} if authorization else headers)
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            said = f"it says {error.code} {error.reason}"
+            if error.code not in (401, 403):
+                raise Failure(f"cannot ask the registry about {image}: {said}") from error
+            challenge = error.headers.get("WWW-Authenticate", "")
+            hidden = bool(HIDDEN.search(challenge + text_of(error)))
+            raise Denied(said, hidden=hidden, challenge=challenge if error.code == 401 else "") from error
+
+    try:
+        return attempt(_authorizations.get(str(image), ""))
+    except Denied as denied:
+        if not denied.challenge:
+            raise
+        authorization = answer_to(denied.challenge, image, login)
+    _authorizations[str(image)] = authorization
+    return attempt(authorization)
+
+
+def text_of(error: urllib.error.HTTPError) -> str:
+    """Return what came with an error, or as much of it as came."""
+    try:
+        return error.read(LIMIT).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def get(url: str, method: str = "GET", headers: Mapping[str, str] | None = None, data: bytes | None = None) -> Answer:
+    """Ask one address; raises HTTPError for every status but 200, and Failure if there is no whole answer."""
+    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers or {}))  # noqa: S310
+    # A login is not sent on to where an answer leads, such as the storage of blobs.
+    if authorization := request.headers.pop("Authorization", ""):
+        request.add_unredirected_header("Authorization", authorization)
+    host = urllib.parse.urlsplit(url).netloc
+    handlers = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=SECONDS) as response:
+            body = response.read(LIMIT + 1)
+            if len(body) > LIMIT:
+                raise Failure(f"cannot read {url}: more than {LIMIT} bytes")
+            if method != "HEAD" and (rest := response.length):
+                raise Failure(f"cannot read {url}: the answer is cut off, {rest} bytes are missing")
+            return Answer({name.lower(): value for name, value in response.headers.items()}, body)
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Failure(f"cannot read {url}: {error or type(error).__name__}") from error
+
+
+def answer_to(challenge: str, image: ImageName, login: Login) -> str:
+    """Return the Authorization header that a WWW-Authenticate header asks for.
+
+    Raises Refused if that needs a login that is not there, and Failure if the challenge is not a known one.
+    """
+    scheme, _, rest = challenge.partition(" ")
+    if scheme.lower() == "basic":
+        if not login.basic:
+            problem = login.problem or f"it wants a login; run docker login {image.registry}".rstrip()
+            raise Refused(f"cannot ask the registry about {image}: {problem}")
+        return login.basic
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+    realm = urllib.parse.urlsplit(fields.get("realm", ""))
+    if scheme.lower() != "bearer" or not (realm.scheme == "https" or is_loopback(realm.netloc)):
+        raise Failure(f"cannot ask the registry about {image}: cannot answer the challenge {challenge!r}")
+    fields = {
+        "service": fields.get("service", ""),
+        "scope": f"repository:{image.username}/{image.repository}:pull",
+        # https://distribution.github.io/distribution/spec/auth/oauth/
+        **({"grant_type": "refresh_token", "refresh_token": login.identity} if login.identity else {}),
+    }
+    query = urllib.parse.urlencode(fields)
+    try:
+        if login.identity:
+            found = get(realm.geturl(), "POST", data=f"{query}&client_id=docker".encode())
+        else:
+            found = get(f"{realm.geturl()}?{query}", headers={"Authorization": login.basic} if login.basic else {})
+        content = json.loads(found.body)
+        return f"Bearer {content.get('token') or content['access_token']}"
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise Failure(
+                f"cannot ask the registry about {image}: its login says {error.code} {error.reason}"
+            ) from error
+        what = "the login that docker keeps" if login.basic or login.identity else "a question without a login"
+        where = image.registry or "Docker Hub"
+        raise Denied(
+            f"{where} refuses {what} ({error.code} {error.reason}); run docker login {image.registry}".rstrip(),
+            hidden=error.code == 403 and bool(HIDDEN.search(text_of(error))),
+        ) from error
+    except (ValueError, KeyError, AttributeError) as error:
+        raise Failure(f"cannot ask the registry about {image}: {realm.netloc} sent no token") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, with its port or without, is this machine: asked in plain HTTP, as docker does, and directly."""
+    name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def login_of(server: str) -> Login:
+    """Return what `docker login` left for a registry: https://docs.docker.com/reference/cli/docker/login/."""
+    path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        kept = {hostname(name): entry or {} for name, entry in (config.get("auths") or {}).items()}
+        helper = (config.get("credHelpers") or {}).get(server) or config.get("credsStore") or ""
+        entry = kept.get(hostname(server), {})
+        basic, identity = entry.get("auth", ""), entry.get("identitytoken", "")
+    except FileNotFoundError:
+        return Login()
+    except (OSError, ValueError, AttributeError) as error:
+        return Login(problem=f"cannot read {path} ({type(error).__name__}); correct it, or remove it and log in again")
+    if helper:
+        return from_helper(helper, server)
+    return Login(f"Basic {basic}" if basic else "", identity)
+
+
+def hostname(server: str) -> str:
+    """Return a registry's host from one of the forms in which docker has kept its logins."""
+    return re.sub(r"^https?://", "", server).partition("/")[0]
+
+
+def from_helper(helper: str, server: str) -> Login:
+    """Ask a credential helper, as docker does: https://github.com/docker/docker-credential-helpers."""
+    program = shutil.which(f"docker-credential-{helper}")
+    if not program:
+        return Login(
+            problem=f"docker keeps its logins with the credential helper {helper!r}, and there is no program"
+            f" docker-credential-{helper}; install it, or remove it from ~/.docker/config.json and log in again"
+        )
+    try:
+        done = subprocess.run(
+            [program, "get"], input=server, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS
+        )
+        if done.returncode:
+            said = (done.stdout.strip() or done.stderr.strip()).partition("\n")[0]
+            if "credentials not found" in said:
+                return Login()
+            return Login(problem=f"the credential helper docker-credential-{helper} fails: {said or 'it says nothing'}")
+        kept: dict[str, Any] = json.loads(done.stdout)
+        username, secret = kept["Username"], kept["Secret"]
+    except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as error:
+        return Login(problem=f"the credential helper docker-credential-{helper} fails: {type(error).__name__}")
+    if username == "<token>":  # an identity token, in the helpers' words
+        return Login(identity=secret)
+    return Login("Basic " + base64.b64encode(f"{username}:{secret}".encode()).decode("ascii"))
