@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib import engine
-from lib.command import ROOT, STATE, Failure, parser, run, say, set_output, stage, start
+from lib.command import ROOT, STATE, Failure, parser, say, set_output, stage, start
 from lib.names import Source, source
-from lib.registry import LocalImage, check_same, local_image
+from lib.registry import LocalImage, check_same, local_image, run_pulling
 
 IMAGE = "friendlyhello:ci"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
@@ -110,7 +110,7 @@ def build(image: str, platforms: Sequence[str], commit: Source) -> LocalImage:
             proxies=proxies(),
             metadata=metadata,
         )
-        done = run(command, show=True, check=False)
+        done = run_pulling(command, show=True, check=False)
         if done.returncode != 0:
             say(done.stderr)
             raise Failure(f"the build failed: {why_it_failed(done.stderr)}")

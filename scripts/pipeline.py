@@ -23,7 +23,7 @@ from engine import setup as set_up
 from lib import containers, engine, standin
 from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
 from lib.names import ImageName, Source, image_name, source
-from lib.registry import LocalImage, check_same, layer_sizes, local_image
+from lib.registry import LocalImage, check_same, layer_sizes, local_image, run_pulling
 
 IMAGE = "friendlyhello:ci"
 REGISTRY_IMAGE = "registry:3"
@@ -49,7 +49,7 @@ def registry_command() -> list[str]:
 @contextlib.contextmanager
 def local_registry() -> Iterator[str]:
     """A registry on localhost, gone at the end."""
-    container = run(registry_command(), show=True).stdout.strip()
+    container = run_pulling(registry_command(), show=True).stdout.strip()
     try:
         port = int(run(["docker", "port", container, "5000/tcp"]).stdout.split()[0].rpartition(":")[2])
         wait_until(lambda: standin.answers(port), seconds=30, what=f"the registry on localhost:{port}")
@@ -83,7 +83,7 @@ def pull_back(image: LocalImage, target: ImageName, commit: Source, digest: str)
         run(["docker", "image", "rm", "--force", name], check=False)
     reference = target.at(digest)
     for platform in engine.PLATFORMS:  # without --platform a pull brings the host's only
-        run(["docker", "pull", "--quiet", "--platform", platform, reference], show=True)
+        run_pulling(["docker", "pull", "--quiet", "--platform", platform, reference], show=True)
     pulled = local_image(reference)
     check_same(f"{reference}, pulled back,", digest, pulled.digest)
     # The names that the image had here, so that a later step or a user finds it.

@@ -20,7 +20,7 @@ from typing import Any
 
 from lib import containers, engine
 from lib.command import Failure, last_line, parser, run, say, shown, stage, start, wait_until
-from lib.registry import LocalImage, check_same, local_image
+from lib.registry import LocalImage, check_same, local_image, run_pulling
 from lib.standin import host_platform
 
 IMAGE = "friendlyhello:ci"
@@ -226,7 +226,7 @@ class SmokeTest:
 
     def check_with_redis(self, hostname: str) -> None:
         """Start a Redis beside the running service, and see it count."""
-        run(redis_command(self.network), show=True)
+        run_pulling(redis_command(self.network), show=True)
         say(f"$ {shown(curl_command(self.port, '/'))}  # until each worker has found its Redis")
         visits: int | None = None
         for _ in range(3):

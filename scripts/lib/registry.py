@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lib.command import Failure, UsageError, last_line, run, say
+from lib.command import Failure, UsageError, last_line, run, say, shown
 from lib.distribution import HUB, Refused, ask
 from lib.names import DIGEST, FORMER, PIPELINE, ImageName, parse_reference
 
@@ -32,8 +32,8 @@ REFUSED = re.compile(
 """What `docker push` says when the registry does not take what it is sent, and never will."""
 
 BUSY = re.compile(
-    r"\b429\b|toomanyrequests|too many requests|failed to fetch anonymous token|"
-    r"(?:unexpected|received unexpected HTTP) status[^\n]*\b50[0234]\b|TLS handshake timeout|connection reset by peer",
+    r"toomanyrequests|too many requests|failed to fetch anonymous token|TLS handshake timeout|connection reset by peer|"
+    r"(?:unexpected|received unexpected HTTP) status[^\n]*\b(?:429|50[0234])\b",
     re.I,
 )
 """What docker and BuildKit say when a pull may work a little later."""
@@ -277,8 +277,8 @@ def retry(action: Callable[[], T], *, attempts: int = 5, first_pause: float | No
     raise AssertionError("not reached")
 
 
-def run_pulling(command: Sequence[str], *, show: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command that pulls images, and run it again while the registry is busy; return how it ended.
+def run_pulling(command: Sequence[str], *, check: bool = True, show: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command that pulls images, and run it again while the registry is busy; as `run`, in all else.
 
     Docker Hub refuses pulls without a login above a limit, and now and then on shared machines such as GitHub's
     runners: https://docs.docker.com/docker-hub/usage/pulls/.
@@ -290,7 +290,10 @@ def run_pulling(command: Sequence[str], *, show: bool = False) -> subprocess.Com
             raise Failure(f"cannot pull{last_line(done)}")
         return done
 
-    return retry(attempt)
+    done = retry(attempt)
+    if check and done.returncode:
+        raise Failure(f"exit {done.returncode} from {shown(command)}{last_line(done)}")
+    return done
 
 
 @dataclass(frozen=True)
