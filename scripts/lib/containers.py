@@ -7,21 +7,48 @@ and nothing of a run that is still alive.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from lib.command import Failure, last_line, run
 from lib.daemon import started_at
+from lib.names import FORMER, PIPELINE
 
-LABEL = "friendlyhello.run"
+LABEL = f"{PIPELINE}.run"
+LABELS = (LABEL, f"{FORMER}.run")
 PATIENCE = 120  # seconds for the engine to remove something, or to say that it is there
 
+# No run lasts longer: a job on a runner of one's own may take five days.
+# https://docs.github.com/actions/reference/limits#existing-system-limits
+LONGEST = 5 * 24 * 60 * 60
 
+NOWHERE = "0-0"
+
+
+@functools.cache
 def run_id() -> str:
-    """Return this process's id: its PID and its start time, so that no other process has the same."""
-    return f"{os.getpid()}-{started_at(os.getpid()) or 0}"
+    """Return this process's id: where it runs, its PID, when it started, and the date in seconds since 1970."""
+    return f"{here()}-{os.getpid()}-{started_at('self') or 0}-{int(time.time())}"
+
+
+def here() -> str:
+    """Return which processes this one can see: those of one boot of one machine, in one PID namespace.
+
+    The same PID is another process in each of two job containers on one engine: pid_namespaces(7). Returns NOWHERE if
+    this is not Linux, or if its /proc is another namespace's.
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return NOWHERE
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return NOWHERE
 
 
 def label() -> str:
@@ -30,9 +57,18 @@ def label() -> str:
 
 
 def is_alive(run: str) -> bool:
-    """Whether the process behind a run's id still runs; unknown counts as alive."""
-    pid, _, start = run.partition("-")
-    return not (pid.isdigit() and start.isdigit() and start != "0") or str(started_at(int(pid))) == start
+    """Whether the process behind a run's id may still run.
+
+    One that cannot be seen from here counts as alive until it is older than any run, and for ever if its id does not
+    say how old it is. An id of an earlier version is a PID and its start, and nothing more.
+    """
+    match = re.fullmatch(r"(?:(\w+-\d+)-)?(\d+)-(\d+)(?:-(\d+))?", run)
+    if not match:
+        return True
+    where, pid, started, date = match.groups()
+    if started != "0" and (where or here()) == here() != NOWHERE:
+        return str(started_at(int(pid))) == started
+    return not date or time.time() < int(date) + LONGEST
 
 
 def remove(filter_: str) -> None:
@@ -50,22 +86,15 @@ def remove(filter_: str) -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove what killed runs left behind."""
-    names = [
-        "docker",
-        "container",
-        "ls",
-        "--all",
-        "--filter",
-        f"label={LABEL}",
-        "--format",
-        f'{{{{.Label "{LABEL}"}}}}',
-    ]
-    networks = ["docker", "network", "ls", "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}']
-    found = run(names, check=False).stdout.split() + run(networks, check=False).stdout.split()
-    for run_ in sorted(set(found)):
-        if not is_alive(run_):
-            remove(f"{LABEL}={run_}")
+    """Remove what killed runs left behind, also those of an earlier version."""
+    for name in LABELS:
+        runs = set()
+        for kind in (["container", "ls", "--all"], ["network", "ls"]):
+            command = ["docker", *kind, "--filter", f"label={name}", "--format", f'{{{{.Label "{name}"}}}}']
+            runs |= set(run(command, check=False).stdout.split())
+        for run_ in sorted(runs):
+            if not is_alive(run_):
+                remove(f"{name}={run_}")
 
 
 def server_version() -> str:
@@ -111,11 +140,21 @@ def start(command: list[str]) -> str:
     done = run(command, show=True, check=False)
     if done.returncode == 0:
         return done.stdout.strip()
-    # As Docker says it: "0.0.0.0:4000 failed: port is already allocated", "0.0.0.0:4000: bind: address already in use".
-    port = re.search(r":(\d+)(?: failed|: bind): (?:port is already allocated|address already in use)", done.stderr)
+    port = taken_port(done.stderr)
     if not port:
         raise Failure(f"the container does not start{last_line(done)}")
-    holder = run(["docker", "container", "ls", "--filter", f"publish={port[1]}", "--format", "{{.Names}}"], check=False)
+    holder = run(["docker", "container", "ls", "--filter", f"publish={port}", "--format", "{{.Names}}"], check=False)
     names = holder.stdout.split()
     who = f"by the container {names[0]}; run docker rm --force {names[0]}" if names else "by another program; end it"
-    raise Failure(f"port {port[1]} is taken {who}, or give another one with --port")
+    raise Failure(f"port {port} is taken {who}, or give another one with --port")
+
+
+def taken_port(said: str) -> str:
+    """Return the port of this machine that `docker run` could not have because it is taken, or "".
+
+    Each engine words it differently; the first address with a port in it is always this machine's.
+    """
+    if not re.search(r"port is already allocated|address already in use|EADDRINUSE|usage of each socket", said):
+        return ""
+    port = re.search(r"(?:\d+\.\d+\.\d+\.\d+|\]|::|localhost|\*):(\d+)", said)
+    return port[1] if port else ""

@@ -75,8 +75,8 @@ class Daemon:
         return pid is not None
 
 
-def started_at(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, or None if there is none."""
+def started_at(pid: int | str) -> int | None:
+    """Return when a process (a PID, or "self") started, in clock ticks since boot, or None if there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from conftest import need_root
 from lib import containers
 from lib.command import Failure
 from lib.daemon import started_at
 from programs import Programs
 
-DEAD = "4194305-7"  # no PID is that high: proc(5), pid_max
-ALIVE = f"{os.getpid()}-{started_at(os.getpid())}"
+ROOT = Path(__file__).resolve().parents[2]
+NOW = int(time.time())
+PID, STARTED = os.getpid(), started_at(os.getpid())
+ALIVE = containers.run_id()
+DEAD = f"{containers.here()}-4194305-7-{NOW}"  # no PID is that high: proc(5), pid_max
+ELSEWHERE = f"0123abcd-4026531836-4194305-7-{NOW}"
+OLD = NOW - containers.LONGEST - 1
 
 
 @pytest.mark.parametrize(
@@ -21,28 +31,98 @@ ALIVE = f"{os.getpid()}-{started_at(os.getpid())}"
     [
         (ALIVE, True),
         (DEAD, False),
-        (f"{os.getpid()}-1", False),  # a PID that is somebody else's by now
-        ("1234-0", True),  # nobody knows when it started
+        (f"{containers.here()}-{PID}-1-{NOW}", False),  # a PID that belongs to somebody else by now
+        (f"{containers.here()}-{PID}-{STARTED}-{OLD}", True),  # it runs, however old it is
+        (f"{containers.here()}-{PID}-0-{NOW}", True),  # nobody knows when it started
+        (f"{containers.here()}-{PID}-0-{OLD}", False),
+        (ELSEWHERE, True),
+        (ELSEWHERE.replace(str(NOW), str(OLD)), False),
+        (f"{containers.NOWHERE}-{PID}-1-{NOW}", True),
+        (f"{containers.NOWHERE}-{PID}-1-{OLD}", False),
+        (f"{PID}-{STARTED}", True),  # ids of an earlier version
+        ("4194305-7", False),
+        (f"{PID}-1", False),
+        ("1234-0", True),
         ("by-hand", True),
         ("", True),
     ],
-    ids=["alive", "dead", "reused", "unknown", "by-hand", "none"],
 )
 def test_is_alive(run: str, alive: bool) -> None:
-    """Whether a run's process still runs; what cannot be told counts as alive."""
+    """A run counts as alive unless its process is known to have ended, or it is older than any run."""
     assert containers.is_alive(run) is alive
+
+
+def test_a_run_with_a_proc_of_another_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If /proc shows other processes than ours, nothing is said to be dead by it."""
+    dead = DEAD
+    monkeypatch.setattr(os, "readlink", lambda _path: "1")
+    assert containers.here() == containers.NOWHERE
+    assert containers.is_alive(dead)
+    assert containers.is_alive("4194305-7")
+
+
+# Prints its id, then says of each id that it is told whether that run is alive.
+JUDGE = f"""import sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from lib import containers
+print(containers.run_id(), flush=True)
+for line in sys.stdin:
+    print(containers.is_alive(line.strip()), flush=True)
+"""
+
+
+class Judge:
+    """A run in a PID namespace of its own, as in a job's container."""
+
+    def __init__(self) -> None:
+        unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        self.process = subprocess.Popen(
+            [*unshare, sys.executable, "-c", JUDGE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdin
+        assert self.process.stdout
+        self.asked, self.said = self.process.stdin, self.process.stdout
+        self.run = self.said.readline().strip()
+
+    def says_alive(self, run: str) -> bool:
+        """Return what it says of a run."""
+        self.asked.write(f"{run}\n")
+        self.asked.flush()
+        return self.said.readline().strip() == "True"
+
+    def end(self) -> None:
+        """End the run, and its namespace with it."""
+        self.process.communicate()
+
+
+def test_runs_in_two_pid_namespaces() -> None:
+    """Two jobs' containers on one engine have the same PIDs: neither takes the other's run for a dead one's."""
+    need_root("PID namespaces")
+    one, other = Judge(), Judge()
+    try:
+        assert one.run != other.run
+        assert one.says_alive(other.run)
+        assert other.says_alive(one.run)
+        assert one.says_alive(one.run)
+        assert containers.is_alive(one.run)
+        assert one.says_alive(ALIVE)
+        where = one.run.rsplit("-", 3)[0]
+        assert not one.says_alive(f"{where}-4194305-7-{NOW}")
+    finally:
+        one.end()
+        other.end()
 
 
 def test_label() -> None:
     """Everything that this run creates carries its id."""
-    assert containers.label() == f"friendlyhello.run={ALIVE}"
+    assert containers.label() == f"onedigest.run={ALIVE}"
 
 
 def test_remove(docker: Programs) -> None:
     """Containers first, then networks and volumes; only what carries the label."""
     docker.answer("^docker container ls", "c1\nc2\n").answer("^docker volume ls", "v1\n")
-    containers.remove("friendlyhello.run=1-2")
-    wanted = ["--filter", "label=friendlyhello.run=1-2"]
+    containers.remove("onedigest.run=1-2")
+    wanted = ["--filter", "label=onedigest.run=1-2"]
     assert docker.calls == [
         ["docker", "container", "ls", "--quiet", "--all", *wanted],
         ["docker", "container", "rm", "--force", "--volumes", "c1", "c2"],
@@ -54,12 +134,22 @@ def test_remove(docker: Programs) -> None:
 
 def test_leftovers_of_killed_runs_are_removed(docker: Programs) -> None:
     """What a killed run left goes; what a live one uses stays."""
-    docker.answer("^docker container ls .*--format", f"{ALIVE}\n{DEAD}\n").answer("^docker network ls .*--format", DEAD)
+    ours = "label=onedigest.run --format"
+    docker.answer(f"^docker container ls .*{ours}", f"{ALIVE}\n{ELSEWHERE}\n{DEAD}\n")
+    docker.answer(f"^docker network ls .*{ours}", DEAD)
     docker.answer("^docker (container|network) ls --quiet", "x")
     containers.remove_leftovers()
     assert docker.called("docker", "container", "rm") == [["docker", "container", "rm", "--force", "--volumes", "x"]]
     assert docker.called("docker", "network", "rm") == [["docker", "network", "rm", "x"]]
-    assert not any(ALIVE in " ".join(call) for call in docker.calls)
+    assert not any(run in " ".join(call) for call in docker.calls for run in (ALIVE, ELSEWHERE))
+
+
+def test_leftovers_of_an_earlier_version_are_removed(docker: Programs) -> None:
+    """What a killed run of an earlier version left carries the label that it had then."""
+    docker.answer("^docker container ls .*label=friendlyhello.run --format", f"4194305-7\n{PID}-{STARTED}\n")
+    docker.answer("^docker container ls --quiet --all --filter label=friendlyhello.run=4194305-7$", "x")
+    containers.remove_leftovers()
+    assert docker.called("docker", "container", "rm") == [["docker", "container", "rm", "--force", "--volumes", "x"]]
 
 
 def test_a_run_cleans_up_after_itself(docker: Programs) -> None:
@@ -115,8 +205,66 @@ def test_start(docker: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "$ docker run image\n"
 
 
-TAKEN = "docker: Error response from daemon: driver failed: Bind for 0.0.0.0:4000 failed: port is already allocated."
-BOUND = "docker: Error response from daemon: listen tcp4 0.0.0.0:4000: bind: address already in use."
+SAID = "docker: Error response from daemon: "
+ENDPOINT = "driver failed programming external connectivity on endpoint web (0f4e8a30bd22)"
+TAKEN = f"{SAID}{ENDPOINT}: Bind for 0.0.0.0:4000 failed: port is already allocated."
+BOUND = f"{SAID}listen tcp4 0.0.0.0:4000: bind: address already in use."
+
+
+@pytest.mark.parametrize(
+    ("said", "port"),
+    [
+        (TAKEN, "4000"),
+        (BOUND, "4000"),
+        (f"{SAID}{ENDPOINT}: Bind for 127.0.0.1:4000 failed: port is already allocated.", "4000"),
+        (f"{SAID}{ENDPOINT}: Bind for :::4000 failed: port is already allocated.", "4000"),
+        (f"{SAID}{ENDPOINT}: Bind for [::]:4000 failed: port is already allocated.", "4000"),
+        (
+            f"{SAID}{ENDPOINT}: Error starting userland proxy: listen tcp4 0.0.0.0:4000: bind: address already in use.",
+            "4000",
+        ),
+        # Docker Engine 28
+        (
+            f"{SAID}failed to set up container networking: {ENDPOINT}: failed to bind host port for"
+            " 0.0.0.0:4000:172.31.0.2:80/tcp: address already in use",
+            "4000",
+        ),
+        (
+            f"{SAID}failed to set up container networking: {ENDPOINT}: failed to bind port 0.0.0.0:4000/tcp: Error"
+            " starting userland proxy: listen tcp4 0.0.0.0:4000: bind: address already in use",
+            "4000",
+        ),
+        # Docker Engine 29
+        (
+            f"{SAID}failed to set up container networking: {ENDPOINT}: failed to bind host port"
+            " 127.0.0.1:4000/tcp: address already in use",
+            "4000",
+        ),
+        (f"{SAID}{ENDPOINT}: failed to bind host port [::1]:4000/tcp: address already in use", "4000"),
+        # Docker Desktop, a rootless engine
+        (
+            f"{SAID}Ports are not available: exposing port TCP 0.0.0.0:4000 -> 127.0.0.1:0: listen tcp 0.0.0.0:4000:"
+            " bind: address already in use.",
+            "4000",
+        ),
+        (
+            f"{SAID}Ports are not available: exposing port TCP 127.0.0.1:4000 -> 0.0.0.0:0: listen tcp 127.0.0.1:4000:"
+            " bind: Only one usage of each socket address (protocol/network address/port) is normally permitted.",
+            "4000",
+        ),
+        (
+            f"{SAID}{ENDPOINT}: error while calling PortManager.AddPort(): listen tcp4 127.0.0.1:4000: bind: address"
+            " already in use.",
+            "4000",
+        ),
+        (f"{SAID}No such image: localhost:5000/hello:ci", ""),
+        (f"{SAID}network address already in use", ""),
+        ("", ""),
+    ],
+)
+def test_taken_port(said: str, port: str) -> None:
+    """Each engine says in its own words that a port is taken."""
+    assert containers.taken_port(said) == port
 
 
 @pytest.mark.parametrize(
