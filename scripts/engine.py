@@ -220,7 +220,7 @@ def setup(offline: bool) -> Engine:
     """Install, configure and start what is missing; return the engine. Does nothing twice, and nothing as root then."""
     engine = look()
     missing = problems(engine)
-    if not missing and engine.stands_in and all(map(standin.has, standin.RECIPES)):
+    if not missing and engine.stands_in and all(map(standin.has, standin.images())):
         return engine
     # A GitHub runner always reaches Docker Hub, or should say so: what it builds is published.
     stand_in = offline or not (on_github_runner() or standin.hub_reachable())

@@ -1,8 +1,8 @@
 """A stand-in for Docker Hub, if it cannot be reached: a registry on localhost, base images from Debian.
 
 The Dockerfile, compose.yaml and the stack stay as they are: the engine takes this registry as its
-mirror, so that `FROM python:3.13-slim-trixie` simply resolves. Each image carries the label
-`friendlyhello.stand-in=true`, which every image built on it inherits, and push_image.py refuses
+mirror, so that `FROM python:3.13-slim-trixie` simply resolves, whatever tag it is. Each image carries
+the label `onedigest.stand-in=true`, which every image built on it inherits, and push_image.py refuses
 those anywhere but on localhost.
 """
 
@@ -11,20 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib import apt
-from lib.command import run, say
+from lib.command import ROOT, run, say
 from lib.daemon import Daemon
+from lib.names import PIPELINE
 
 PORT = 5055
 HOST = f"localhost:{PORT}"
-LABEL = "friendlyhello.stand-in"
+REGISTRY = "registry:3"
+LABEL = f"{PIPELINE}.stand-in"
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -35,14 +38,22 @@ DEBIAN_ARCHITECTURES = {"linux/amd64": "amd64", "linux/arm64": "arm64"}
 MACHINES = {"x86_64": "linux/amd64", "amd64": "linux/amd64", "aarch64": "linux/arm64", "arm64": "linux/arm64"}
 
 
+# What is on this machine is never asked for through a proxy, whatever the environment says.
+LOCALLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How one base image is made: Debian packages, then shell commands with its root in $1."""
+    """How a base image is made: Debian packages, then shell commands with its root in $1.
+
+    `version` is what Debian 13 has of it, whatever the image's tag says; no image depends on it.
+    """
 
     packages: tuple[str, ...]
     hooks: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     every_platform: bool = False
+    version: str = field(default="", repr=False)
 
 
 def registry_config(folder: str, address: str) -> str:
@@ -66,8 +77,9 @@ ACCOUNTS = (
     # Downloads may pass a proxy with an authority of its own: trust what this machine trusts.
     'cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/ca-certificates.crt"',
 )
+# By the image's name, for every tag.
 RECIPES = {
-    "python:3.13-slim-trixie": Recipe(
+    "python": Recipe(
         packages=(*BASIC, "findutils", "bash", "grep", "sed", "libstdc++6", "python3", "python3-venv", "python3-pip"),
         hooks=(
             'ln -sf /usr/bin/python3 "$1/usr/local/bin/python"',
@@ -76,8 +88,9 @@ RECIPES = {
         ),
         changes=('CMD ["python3"]',),
         every_platform=True,
+        version="3.13",
     ),
-    "redis:8": Recipe(
+    "redis": Recipe(
         packages=(*BASIC, "redis-server", "redis-tools"),
         hooks=(
             'echo "redis:x:999:999::/data:/usr/sbin/nologin" >> "$1/etc/passwd"',
@@ -93,8 +106,9 @@ RECIPES = {
             'ENTRYPOINT ["docker-entrypoint.sh"]',
             'CMD ["redis-server"]',
         ),
+        version="8.0",
     ),
-    "registry:3": Recipe(
+    "registry": Recipe(
         packages=(*BASIC, "docker-registry"),
         hooks=(
             'mkdir -p "$1/etc/distribution" "$1/var/lib/registry"',
@@ -106,7 +120,7 @@ RECIPES = {
             'CMD ["/etc/distribution/config.yml"]',
         ),
     ),
-    "caddy:2": Recipe(
+    "caddy": Recipe(
         packages=(*BASIC, "caddy"),
         hooks=('mkdir -p "$1/config/caddy" "$1/data/caddy" "$1/srv"',),
         changes=(
@@ -146,15 +160,55 @@ def start_registry(daemon: Daemon, folder: Path, port: int) -> None:
 def answers(port: int) -> bool:
     """Whether a registry answers on localhost:`port`."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=2) as response:
+        with LOCALLY.open(f"http://127.0.0.1:{port}/v2/", timeout=2) as response:
             return bool(response.status == 200)
     except OSError:
         return False
 
 
+def images(root: Path = ROOT) -> list[str]:
+    """Return the images that a project starts from and that can be made, as `name:tag`, each once.
+
+    They are named in its Dockerfile, its compose.yaml and its deploy folder; the registry is pipeline.py's. An image
+    that is named by its digest can be no other's.
+    """
+    dockerfile = root / "Dockerfile"
+    named = bases(dockerfile.read_text("utf-8")) if dockerfile.is_file() else []
+    for file in (root / "compose.yaml", *sorted((root / "deploy").glob("*.yaml"))):
+        if file.is_file():
+            named += re.findall(r"^\s*(?:-\s+)?image:\s*[\"']?([^\s\"'#]+)", file.read_text("utf-8"), re.M)
+    found = []
+    for name in (*named, REGISTRY):
+        repository, _, tag = re.sub(r"^(docker\.io/)?(library/)?", "", name).partition(":")
+        if repository in RECIPES and "@" not in tag:
+            found.append(f"{repository}:{tag or 'latest'}")
+    return list(dict.fromkeys(found))
+
+
+def bases(dockerfile: str) -> list[str]:
+    """Return the images that a Dockerfile's stages start from, with the defaults of its arguments filled in."""
+    stages, found = {"scratch"}, []
+    arguments = dict(re.findall(r"^ARG\s+(\w+)=[\"']?([^\s\"']+)", dockerfile, re.M | re.I))
+    for name, stage in re.findall(r"^FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", dockerfile, re.M | re.I):
+        name = re.sub(r"\$(?:\{(\w+)[^}]*\}|(\w+))", lambda match: arguments.get(match[1] or match[2], ""), name)
+        if name not in stages:
+            found.append(name)
+        stages.add(stage)
+    return found
+
+
+def differs(image: str) -> str:
+    """Return the version that a stand-in has instead of the one that its tag names, or "" if they agree."""
+    name, _, tag = image.partition(":")
+    asked = re.match(r"\d+(?:\.\d+)*", tag)
+    parts = zip(asked[0].split("."), RECIPES[name].version.split("."), strict=False) if asked else ()
+    return RECIPES[name].version if any(one != other for one, other in parts if other) else ""
+
+
 def fingerprinted(image: str) -> str:
     """Return `name:tag-FINGERPRINT`: the tag that tells which recipe an image was made by."""
-    return f"{image}-{hashlib.sha256(repr((ACCOUNTS, RECIPES[image])).encode()).hexdigest()[:12]}"
+    recipe = RECIPES[image.partition(":")[0]]
+    return f"{image}-{hashlib.sha256(repr((ACCOUNTS, recipe)).encode()).hexdigest()[:12]}"
 
 
 def has(image: str) -> bool:
@@ -166,7 +220,7 @@ def has(image: str) -> bool:
         headers={"Accept": ", ".join(INDEX_TYPES)},
     )
     try:
-        with urllib.request.urlopen(request, timeout=5):  # noqa: S310  this machine
+        with LOCALLY.open(request, timeout=5):
             return True
     except OSError:
         return False
@@ -203,15 +257,16 @@ def import_command(recipe: Recipe, platform: str, tarball: Path, reference: str)
 
 def make(image: str, platforms: Sequence[str]) -> None:
     """Make one base image for the platforms and put it into the stand-in registry."""
-    recipe = RECIPES[image]
+    recipe = RECIPES[image.partition(":")[0]]
     name = f"{HOST}/library/{image}"
     source = apt.debian_source()
     parts = []
+    instead = f", which has {differs(image)} of it" if differs(image) else ""
     with tempfile.TemporaryDirectory() as folder:
         for wanted in platforms if recipe.every_platform else [host_platform()]:
             tarball = Path(folder) / "root.tar"
             part = f"{name}-{DEBIAN_ARCHITECTURES[wanted]}"
-            say(f"making a stand-in for {image} ({wanted}) from Debian's packages")
+            say(f"making a stand-in for {image} ({wanted}) from Debian 13's packages{instead}")
             run(debootstrap_command(recipe, wanted, tarball, source))
             run(import_command(recipe, wanted, tarball, part))
             run(["docker", "push", "--quiet", part])
@@ -221,8 +276,8 @@ def make(image: str, platforms: Sequence[str]) -> None:
     run(["docker", "buildx", "imagetools", "create", "--tag", name, "--tag", marked, *parts])
 
 
-def make_missing(platforms: Sequence[str]) -> None:
+def make_missing(platforms: Sequence[str], root: Path = ROOT) -> None:
     """Make the base images that the stand-in registry does not have yet."""
-    for image in RECIPES:
+    for image in images(root):
         if not has(image):
             make(image, platforms)

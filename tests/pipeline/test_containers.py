@@ -26,30 +26,31 @@ ELSEWHERE = f"0123abcd-4026531836-4194305-7-{NOW}"
 OLD = NOW - containers.LONGEST - 1
 
 
-@pytest.mark.parametrize(
-    ("run", "alive"),
-    [
-        (ALIVE, True),
-        (DEAD, False),
-        (f"{containers.here()}-{PID}-1-{NOW}", False),  # a PID that belongs to somebody else by now
-        (f"{containers.here()}-{PID}-{STARTED}-{OLD}", True),  # it runs, however old it is
-        (f"{containers.here()}-{PID}-0-{NOW}", True),  # nobody knows when it started
-        (f"{containers.here()}-{PID}-0-{OLD}", False),
-        (ELSEWHERE, True),
-        (ELSEWHERE.replace(str(NOW), str(OLD)), False),
-        (f"{containers.NOWHERE}-{PID}-1-{NOW}", True),
-        (f"{containers.NOWHERE}-{PID}-1-{OLD}", False),
-        (f"{PID}-{STARTED}", True),  # ids of an earlier version
-        ("4194305-7", False),
-        (f"{PID}-1", False),
-        ("1234-0", True),
-        ("by-hand", True),
-        ("", True),
-    ],
-)
-def test_is_alive(run: str, alive: bool) -> None:
+RUNS = {
+    "this one": (ALIVE, True),
+    "ended": (DEAD, False),
+    "a PID that belongs to somebody else by now": (f"{containers.here()}-{PID}-1-{NOW}", False),
+    "old, and it runs": (f"{containers.here()}-{PID}-{STARTED}-{OLD}", True),
+    "nobody knows when it started": (f"{containers.here()}-{PID}-0-{NOW}", True),
+    "nobody knows when it started, and old": (f"{containers.here()}-{PID}-0-{OLD}", False),
+    "elsewhere": (ELSEWHERE, True),
+    "elsewhere, and old": (ELSEWHERE.replace(str(NOW), str(OLD)), False),
+    "not on Linux": (f"{containers.NOWHERE}-{PID}-1-{NOW}", True),
+    "not on Linux, and old": (f"{containers.NOWHERE}-{PID}-1-{OLD}", False),
+    "an earlier version's": (f"{PID}-{STARTED}", True),
+    "an earlier version's, ended": ("4194305-7", False),
+    "an earlier version's, a PID that belongs to somebody else": (f"{PID}-1", False),
+    "an earlier version's, nobody knows when it started": ("1234-0", True),
+    "by hand": ("by-hand", True),
+    "none": ("", True),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_is_alive(run: str) -> None:
     """A run counts as alive unless its process is known to have ended, or it is older than any run."""
-    assert containers.is_alive(run) is alive
+    name, alive = RUNS[run]
+    assert containers.is_alive(name) is alive
 
 
 def test_a_run_with_a_proc_of_another_namespace(monkeypatch: pytest.MonkeyPatch) -> None:

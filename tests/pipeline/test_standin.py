@@ -28,14 +28,74 @@ SOURCE = ("http://deb.example.com/debian", "")
 PYTHON = "python:3.13-slim-trixie"
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
 def test_every_base_image_of_the_project_has_a_stand_in() -> None:
-    """What the Dockerfile, compose.yaml and the stack start from simply resolves."""
-    root = Path(__file__).resolve().parents[2]
-    named = set(re.findall(r"^FROM (?:--\S+ )?(\S+:\S+)", (root / "Dockerfile").read_text("utf-8"), re.M))
-    for file in (root / "compose.yaml", root / "deploy/stack.yaml"):
-        named |= set(re.findall(r"^ +image: ([a-z]+:[0-9.]+)$", file.read_text("utf-8"), re.M))
-    assert named
-    assert named <= set(RECIPES)
+    """What the Dockerfile, compose.yaml and the stack start from simply resolves, whatever its tag."""
+    images = standin.images(ROOT)
+    assert images[0].startswith("python:")
+    assert {name.partition(":")[0] for name in images} == set(RECIPES)
+    assert set(standin.bases((ROOT / "Dockerfile").read_text("utf-8"))) <= set(images)
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "expected"),
+    [
+        ("FROM python:3.14-slim-trixie AS bytecode\nFROM bytecode AS application\n", ["python:3.14-slim-trixie"]),
+        ("FROM --platform=$BUILDPLATFORM python:3.13-slim AS a\nFROM python:3.12-slim\n", ["3.13-slim", "3.12-slim"]),
+        ("FROM python:3.13-slim\nFROM python:3.13-slim\n", ["python:3.13-slim"]),
+        ("ARG PYTHON=3.13\nFROM python:${PYTHON}-slim-trixie\n", ["python:3.13-slim-trixie"]),
+        ('ARG BASE="python:3.14-slim"\nFROM $BASE AS base\nFROM base\n', ["python:3.14-slim"]),
+        ("ARG PYTHON=3.13\nFROM python:${PYTHON:-3.12}-slim\n", ["python:3.13-slim"]),
+        ("from python as a\nFROM scratch\n", ["python:latest"]),
+        ("FROM docker.io/library/python:3.13\nFROM library/python:3.12\n", ["python:3.13", "python:3.12"]),
+        ("FROM python:3.13-slim@sha256:0123\nFROM ghcr.io/octo/python:3.13\nFROM octo/python:1\n", []),
+        ("# FROM python:3.9\nFROM node:22\n", []),
+    ],
+)
+def test_the_tags_are_the_projects_own(tmp_path: Path, dockerfile: str, expected: list[str]) -> None:
+    """A new tag in the Dockerfile, such as Dependabot's, needs no change here."""
+    (tmp_path / "Dockerfile").write_text(dockerfile, "utf-8")
+    wanted = [name if name.startswith("python") else f"python:{name}" for name in expected]
+    assert standin.images(tmp_path) == [*wanted, standin.REGISTRY]
+
+
+def test_the_images_of_compose_and_the_stack(tmp_path: Path) -> None:
+    """A backing service's image is made for the tag that compose.yaml and the stack name."""
+    (tmp_path / "deploy").mkdir()
+    compose = "services:\n  web:\n    image: hello:ci\n  redis:\n    image: redis:7-alpine  # what counts\n"
+    (tmp_path / "compose.yaml").write_text(compose, "utf-8")
+    stack = 'services:\n  edge:\n    image: "caddy:2.8"\n  web:\n    image: ${IMAGE:?}\n  db:\n    image: postgres:17\n'
+    (tmp_path / "deploy/stack.yaml").write_text(stack, "utf-8")
+    assert standin.images(tmp_path) == ["redis:7-alpine", "caddy:2.8", standin.REGISTRY]
+
+
+@pytest.mark.parametrize(
+    ("image", "instead"),
+    [
+        ("python:3.13-slim-trixie", ""),
+        ("python:3.13.5", ""),
+        ("python:3", ""),
+        ("python:slim", ""),
+        ("python:3.14-slim-trixie", "3.13"),
+        ("python:3.1-slim", "3.13"),
+        ("python:4", "3.13"),
+        ("redis:8", ""),
+        ("redis:7-alpine", "8.0"),
+        ("caddy:2", ""),
+    ],
+)
+def test_a_version_that_debian_does_not_have_is_said(
+    image: str, instead: str, programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in has Debian 13's version; if its tag says another, so does the line that tells of its making."""
+    programs.add("mmdebstrap", "docker")
+    monkeypatch.setattr(apt, "debian_source", lambda: SOURCE)
+    assert standin.differs(image) == instead
+    standin.make(image, ["linux/amd64"])
+    said = f"from Debian 13's packages, which has {instead} of it\n" if instead else "from Debian 13's packages\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_registry_config() -> None:
@@ -93,7 +153,7 @@ def test_import_command() -> None:
     """Each image is marked as a stand-in, and what is built on it inherits the mark."""
     command = standin.import_command(Recipe(("dash",), changes=('CMD ["sh"]',)), "linux/amd64", Path("root.tar"), "x:1")
     assert command == [
-        *("docker", "import", "--platform", "linux/amd64", "--change", "LABEL friendlyhello.stand-in=true"),
+        *("docker", "import", "--platform", "linux/amd64", "--change", "LABEL onedigest.stand-in=true"),
         *("--change", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "--change", 'CMD ["sh"]'),
         *("root.tar", "x:1"),
     ]
@@ -174,6 +234,17 @@ def test_has(hub: type[Hub]) -> None:
     hub.manifests.add(f"/v2/library/{name}/manifests/3.13-slim-trixie")
     assert not standin.has(PYTHON)
     hub.manifests.add(f"/v2/library/{name}/manifests/{tag}")
+    assert standin.has(PYTHON)
+
+
+def test_this_machine_is_not_asked_through_a_proxy(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment says of proxies: nobody else can know what is on this machine."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    name, tag = standin.fingerprinted(PYTHON).split(":")
+    hub.manifests.add(f"/v2/library/{name}/manifests/{tag}")
+    assert standin.answers(standin.PORT)
     assert standin.has(PYTHON)
 
 
