@@ -181,10 +181,12 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
         smoke_test.smoke_test(image, engine.PLATFORMS, port)
         with stage("Push image"):
             if push:
-                cleanup.enter_context(logged_in(target.username, env.get("DOCKERHUB_TOKEN", ""), target.registry))
+                cleanup.enter_context(
+                    logged_in(env["DOCKERHUB_USERNAME"], env.get("DOCKERHUB_TOKEN", ""), target.registry)
+                )
             else:
                 host = cleanup.enter_context(local_registry())
-                target = ImageName(host, target.username, target.repository)
+                target = ImageName(host, target.namespace, target.repository)
             digest = push_image.publish(image, target, commit)
         with stage("Pull image back by digest"):
             pull_back(image, target, commit, digest)

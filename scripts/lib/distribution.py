@@ -75,7 +75,7 @@ def ask(image: ImageName, path: str, *, method: str = "GET", accept: str = "") -
     Raises Refused if the registry wants other credentials, and Failure if it cannot be asked.
     """
     host = image.registry or HUB
-    url = f"{'http' if is_loopback(host) else 'https'}://{host}/v2/{image.username}/{image.repository}/{path}"
+    url = f"{'http' if is_loopback(host) else 'https'}://{host}/v2/{image.namespace}/{image.repository}/{path}"
     headers = {"Accept": accept} if accept else {}
     login = login_of(image.registry or HUB_LOGIN)
     try:
@@ -162,7 +162,7 @@ def answer_to(challenge: str, image: ImageName, login: Login) -> str:
         raise Failure(f"cannot ask the registry about {image}: cannot answer the challenge {challenge!r}")
     fields = {
         "service": fields.get("service", ""),
-        "scope": f"repository:{image.username}/{image.repository}:pull",
+        "scope": f"repository:{image.namespace}/{image.repository}:pull",
         # https://distribution.github.io/distribution/spec/auth/oauth/
         **({"grant_type": "refresh_token", "refresh_token": login.identity} if login.identity else {}),
     }

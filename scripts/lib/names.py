@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,14 @@ FORMER = "friendlyhello"
 
 @dataclass(frozen=True)
 class ImageName:
-    """`[registry/]username/repository`: an image without a tag. `registry` is "" for Docker Hub."""
+    """`[registry/]namespace/repository`: an image without a tag. `registry` is "" for Docker Hub."""
 
     registry: str
-    username: str
+    namespace: str
     repository: str
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.registry, self.username, self.repository) if part)
+        return "/".join(part for part in (self.registry, self.namespace, self.repository) if part)
 
     def tagged(self, tag: str) -> str:
         """Return `name:tag`."""
@@ -67,41 +68,44 @@ class ImageName:
 def image_name(env: Mapping[str, str], repository: str) -> ImageName:
     """Return the image to publish as, from the environment and the Git repository's name.
 
-    DOCKERHUB_USERNAME is the account; IMAGE_REPOSITORY replaces the repository's name, which is
+    DOCKERHUB_USERNAME is who logs in, and the account that the image belongs to unless IMAGE_NAMESPACE names another
+    one, as for a robot account or an organisation's. IMAGE_REPOSITORY replaces the repository's name, which is
     lower-cased; REGISTRY replaces Docker Hub. Raises UsageError that names the variable.
     """
-    username = env.get("DOCKERHUB_USERNAME", "")
-    if not all(COMPONENT.fullmatch(part) for part in username.split("/")):
+    variable = "IMAGE_NAMESPACE" if env.get("IMAGE_NAMESPACE") else "DOCKERHUB_USERNAME"
+    namespace = env.get(variable, "")
+    if not all(COMPONENT.fullmatch(part) for part in namespace.split("/")):
         raise UsageError(
-            f"DOCKERHUB_USERNAME is {username!r}, which is not an account name: lower-case letters and digits,"
-            " with single . _ or - between them; set it to the name you log in with"
+            f"{variable} is {namespace!r}, which is not an account name: lower-case letters and digits, with single ."
+            " _ or - between them; set DOCKERHUB_USERNAME to the name you log in with, and IMAGE_NAMESPACE to the"
+            " account that the image belongs to, if that is another one"
         )
     registry = env.get("REGISTRY", "").removesuffix("/")
     if registry in HUB_NAMES:
         registry = ""
     if registry and not (HOST.fullmatch(registry) and is_host(registry)):
         raise UsageError(f"REGISTRY is {registry!r}, which is not a host name such as ghcr.io or localhost:5000")
-    name = env.get("IMAGE_REPOSITORY", "") or repository.lower()
+    name = env.get("IMAGE_REPOSITORY", "") or re.sub(r"[^a-z0-9._-]+", "-", repository.lower())
     if not COMPONENT.fullmatch(name):
         raise UsageError(
             f"{'IMAGE_REPOSITORY' if env.get('IMAGE_REPOSITORY') else 'the repository name'} is {name!r}, which"
             " is not an image name: lower-case letters and digits, with single . _ or - between them;"
             " set IMAGE_REPOSITORY"
         )
-    return ImageName(registry, username, name)
+    return ImageName(registry, namespace, name)
 
 
 def parse_reference(text: str) -> tuple[ImageName, str]:
     """Return the image and the tag or digest that a reference names, as docker reads it; raise UsageError.
 
     >>> parse_reference("localhost:5000/me/hello:1.2.3")
-    (ImageName(registry='localhost:5000', username='me', repository='hello'), '1.2.3')
+    (ImageName(registry='localhost:5000', namespace='me', repository='hello'), '1.2.3')
     """
     name, _, digest = text.partition("@")
     host, slash, rest = name.partition("/")
     host, rest = (host, rest) if slash and is_host(host) else ("", name)
     path, _, tag = rest.partition(":")
-    username, _, repository = path.rpartition("/")
+    namespace, _, repository = path.rpartition("/")
     registry = "" if host in HUB_NAMES else host
     if (
         (registry and not HOST.fullmatch(registry))
@@ -110,10 +114,10 @@ def parse_reference(text: str) -> tuple[ImageName, str]:
         or (":" in rest and not TAG.fullmatch(tag))
     ):
         raise UsageError(
-            f"{text!r} is not the name of an image: [registry/]username/repository:tag, or with @sha256:… for the tag"
+            f"{text!r} is not the name of an image: [registry/]namespace/repository:tag, or with @sha256:… for the tag"
         )
-    # docker.io/library is where Docker Hub keeps what has no username.
-    return ImageName(registry, username or ("" if registry else "library"), repository), digest or tag or "latest"
+    # docker.io/library is where Docker Hub keeps what has no namespace.
+    return ImageName(registry, namespace or ("" if registry else "library"), repository), digest or tag or "latest"
 
 
 def is_host(text: str) -> bool:
@@ -206,6 +210,11 @@ def git(*arguments: str, root: Path = ROOT) -> str:
 def source(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Source:
     """Return the commit that is checked out, or raise Failure where there is none."""
     inside = run(["git", "-C", str(root), "rev-parse", "--show-toplevel"], check=False)
+    if trusted := re.search(r"dubious ownership[^$]*safe\.directory (.+)", inside.stderr):
+        raise Failure(
+            f"{root} belongs to another user, so git does not read it; if you trust it, run git config --global --add"
+            f" safe.directory {trusted[1]}"
+        )
     if inside.returncode != 0:
         detail = inside.stderr.strip().splitlines()
         raise Failure(
@@ -227,8 +236,8 @@ def source(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Source:
 
 
 def repository_name(remote: str) -> str:
-    """Return the last part of a remote's address without .git, or "" where that is no name, as in `..`."""
-    name = re.split(r"[/:]", remote.rstrip("/"))[-1].removesuffix(".git")
+    """Return the last part of a remote's address without .git, or "" if that is not a name, as in `..`."""
+    name = urllib.parse.unquote(re.split(r"[/:]", remote.rstrip("/"))[-1].removesuffix(".git"))
     return "" if name in (".", "..") else name
 
 
@@ -237,4 +246,10 @@ def public_url(remote: str) -> str:
     match = re.fullmatch(
         r"(?:https?://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|[^@/:]+@)([^/:]+)(?::[0-9]+)?[:/](.+?)(?:\.git)?/?", remote
     )
-    return f"https://{match[1]}/{match[2]}" if match else ""
+    if not match:
+        return ""
+    # https://learn.microsoft.com/azure/devops/repos/git/use-ssh-keys-to-authenticate
+    azure = re.fullmatch(r"v3/([^/]+/[^/]+)/([^/]+)", match[2])
+    if azure and match[1] in ("ssh.dev.azure.com", "vs-ssh.visualstudio.com"):
+        return f"https://dev.azure.com/{azure[1]}/_git/{azure[2]}"
+    return f"https://{match[1]}/{match[2]}"

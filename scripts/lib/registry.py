@@ -234,7 +234,7 @@ def tags_of(image: ImageName, *, known: Collection[str]) -> list[str]:
 def next_page(image: ImageName, link: str) -> str:
     """Return the path of the page that a Link header leads to; raise Failure for another list, or another host."""
     url = urllib.parse.urlsplit(link)
-    base = f"/v2/{image.username}/{image.repository}/"
+    base = f"/v2/{image.namespace}/{image.repository}/"
     if url.netloc not in ("", image.registry or HUB) or url.path != f"{base}tags/list":
         raise Failure(f"cannot list the tags of {image}: the next page is elsewhere, at {link}")
     return f"tags/list?{url.query}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.command import Failure, UsageError
+from lib.command import ROOT, Failure, UsageError
 from lib.names import (
     ImageName,
     Version,
@@ -17,6 +17,7 @@ from lib.names import (
     check_sha,
     check_tag,
     image_name,
+    parse_reference,
     parse_version,
     public_url,
     repository_name,
@@ -39,6 +40,15 @@ versions = st.builds(Version, numbers, numbers, numbers, st.lists(identifiers, m
         ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "localhost:5000/"}, "hello", "localhost:5000/me/hello"),
         ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "docker.io"}, "hello", "me/hello"),
         ({"DOCKERHUB_USERNAME": "team/sub", "REGISTRY": "ghcr.io"}, "hello", "ghcr.io/team/sub/hello"),
+        ({"DOCKERHUB_USERNAME": "robot$ci", "IMAGE_NAMESPACE": "team"}, "hello", "team/hello"),
+        (
+            {"DOCKERHUB_USERNAME": "org+ci", "IMAGE_NAMESPACE": "org", "REGISTRY": "quay.io"},
+            "hello",
+            "quay.io/org/hello",
+        ),
+        ({"DOCKERHUB_USERNAME": "Me@Example", "IMAGE_NAMESPACE": "a/b"}, "hello", "a/b/hello"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_NAMESPACE": ""}, "hello", "me/hello"),
+        ({"DOCKERHUB_USERNAME": "me"}, "My  App", "me/my-app"),
     ],
 )
 def test_image_name(env: dict[str, str], repository: str, expected: str) -> None:
@@ -51,6 +61,9 @@ def test_image_name(env: dict[str, str], repository: str, expected: str) -> None
     [
         ({"DOCKERHUB_USERNAME": "Me"}, "DOCKERHUB_USERNAME", "'Me'"),
         ({"DOCKERHUB_USERNAME": ""}, "DOCKERHUB_USERNAME", "''"),
+        ({"DOCKERHUB_USERNAME": "robot$ci"}, "DOCKERHUB_USERNAME", "'robot$ci'"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_NAMESPACE": "Team"}, "IMAGE_NAMESPACE", "'Team'"),
+        ({"DOCKERHUB_USERNAME": "me", "IMAGE_NAMESPACE": "a//b"}, "IMAGE_NAMESPACE", "'a//b'"),
         ({"DOCKERHUB_USERNAME": "me; rm -rf /"}, "DOCKERHUB_USERNAME", "'me; rm -rf /'"),
         ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "a b"}, "IMAGE_REPOSITORY", "'a b'"),
         ({"DOCKERHUB_USERNAME": "me", "IMAGE_REPOSITORY": "a;rm"}, "IMAGE_REPOSITORY", "'a;rm'"),
@@ -159,6 +172,13 @@ def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
         ("git@github.com:me/hello.git", "hello", "https://github.com/me/hello"),
         ("ssh://git@example.com:2222/me/hello", "hello", "https://example.com/me/hello"),
         ("/srv/git/hello", "hello", ""),
+        ("/srv/git/My App", "My App", ""),
+        ("git@ssh.dev.azure.com:v3/org/project/Hello", "Hello", "https://dev.azure.com/org/project/_git/Hello"),
+        ("org@vs-ssh.visualstudio.com:v3/org/p/Hello", "Hello", "https://dev.azure.com/org/p/_git/Hello"),
+        ("ssh://git@ssh.dev.azure.com/v3/org/p/Hello", "Hello", "https://dev.azure.com/org/p/_git/Hello"),
+        ("git@ssh.dev.azure.com:v3/org/My%20P/My%20R", "My R", "https://dev.azure.com/org/My%20P/_git/My%20R"),
+        ("https://org@dev.azure.com/org/p/_git/Hello", "Hello", "https://dev.azure.com/org/p/_git/Hello"),
+        ("git@example.com:v3/a/b/c", "c", "https://example.com/v3/a/b/c"),
         (".", "", ""),
         ("../", "", ""),
         ("", "", ""),
@@ -200,6 +220,70 @@ def test_a_remote_that_names_nothing(tmp_path: Path) -> None:
     git(folder, "remote", "add", "origin", ".")
     git(folder, "commit", "-q", "--allow-empty", "-m", "one")
     assert str(image_name({"DOCKERHUB_USERNAME": "me"}, source(folder, {}).repository)) == "me/hello"
+
+
+def test_a_folder_with_a_blank_in_its_name(tmp_path: Path) -> None:
+    """A project without a remote is called what its folder is called, as an image can be."""
+    folder = tmp_path / "My App"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "one")
+    assert str(image_name({"DOCKERHUB_USERNAME": "me"}, source(folder, {}).repository)) == "me/my-app"
+
+
+def test_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git does not read what others own; the sentence has the command that lets it, and the command works."""
+    folder = tmp_path / "My App"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "one")
+    # Git's own switch for testing this: t/t0033-safe-directory.sh in its sources.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    with pytest.raises(Failure, match="belongs to another user, so git does not read it; if you trust it") as caught:
+        source(folder, {})
+    command = str(caught.value).partition("run ")[2]
+    assert command.startswith("git config --global --add safe.directory ")
+    subprocess.run(command, shell=True, check=True)
+    assert source(folder, {}).repository == "My App"
+
+
+def test_a_clone_on_windows_has_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever git is told about line ends, every file is as it was committed."""
+    clone = ["git", "clone", "--quiet", "--config", "core.autocrlf=true", "--config", "core.eol=crlf", str(ROOT)]
+    subprocess.run([*clone, str(tmp_path / "clone")], check=True)
+    listing = ["git", "-C", str(tmp_path / "clone"), "ls-files", "--eol"]
+    lines = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(lines) > 100
+    assert not [line for line in lines if "w/crlf" in line or "w/mixed" in line]
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "name"),
+    [
+        ("me/hello", ImageName("", "me", "hello"), "latest"),
+        ("me/hello:1.2.3", ImageName("", "me", "hello"), "1.2.3"),
+        ("docker.io/me/hello:1", ImageName("", "me", "hello"), "1"),
+        ("redis:8", ImageName("", "library", "redis"), "8"),
+        ("localhost:5000/me/hello:1", ImageName("localhost:5000", "me", "hello"), "1"),
+        ("ghcr.io/team/sub/hello:1", ImageName("ghcr.io", "team/sub", "hello"), "1"),
+        (f"ghcr.io/me/hello@{DIGEST}", ImageName("ghcr.io", "me", "hello"), DIGEST),
+        (f"me/hello:1@{DIGEST}", ImageName("", "me", "hello"), DIGEST),
+    ],
+)
+def test_references(text: str, image: ImageName, name: str) -> None:
+    """What docker calls an image, taken apart; a digest says more than a tag."""
+    assert parse_reference(text) == (image, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "Me/hello", "me/hello:", "me/hello@", "me/hello@sha256:1", "me//hello", "a b", "-x", "me/hello:1:2", "/"],
+)
+def test_what_is_not_a_reference(text: str) -> None:
+    """One sentence with an example."""
+    with pytest.raises(UsageError, match="is not the name of an image"):
+        parse_reference(text)
 
 
 def test_no_repository_says_what_to_do(tmp_path: Path) -> None:
