@@ -4,7 +4,7 @@
   python3 scripts/plan.py
 
 Reads what GitHub says about the run (GITHUB_EVENT_NAME, GITHUB_REF) and what was set for the
-repository (DOCKERHUB_USERNAME, IMAGE_REPOSITORY, REGISTRY; HAS_TOKEN is `true` where the secret
+repository (DOCKERHUB_USERNAME, IMAGE_NAMESPACE, IMAGE_REPOSITORY, REGISTRY; HAS_TOKEN is `true` where the secret
 DOCKERHUB_TOKEN is set), and hands on:
 
   publish  true where the tested image is to be pushed
@@ -122,8 +122,9 @@ Nothing is set that says where to publish. Under {settings} set:
 
 | kind | name | value |
 |---|---|---|
-| variable | `DOCKERHUB_USERNAME` | your Docker Hub name, in lower case |
+| variable | `DOCKERHUB_USERNAME` | the name you log in to Docker Hub with |
 | secret | `DOCKERHUB_TOKEN` | an access token of it with the right to read and write |
+| variable, optional | `IMAGE_NAMESPACE` | the account that the image belongs to, if it is another one |
 | variable, optional | `IMAGE_REPOSITORY` | the image's name, where it is not the repository's |
 | variable, optional | `REGISTRY` | another registry's host name, such as `ghcr.io` |
 | variable, optional | `PLATFORMS` | fewer platforms, such as `linux/amd64` |

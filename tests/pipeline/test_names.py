@@ -244,7 +244,7 @@ def test_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.Monkey
         source(folder, {})
     command = str(caught.value).partition("run ")[2]
     assert command.startswith("git config --global --add safe.directory ")
-    subprocess.run(command, shell=True, check=True)
+    subprocess.run(["sh", "-c", command], check=True)
     assert source(folder, {}).repository == "My App"
 
 
