@@ -14,8 +14,9 @@ DOCKERHUB_TOKEN is set), and hands on:
   subject  the same with docker.io for Docker Hub, as attestations call it
   version  1.2.3 where the run was started by the tag v1.2.3, or nothing
 
-A pull request is built and tested, never published. A tag that is no version, or whose commit is
-not in the history of main, is refused. Where nothing is set, the run stays green and says what to set.
+A pull request is built and tested, never published. A tag that is not a version, or whose commit is
+not in the history of main, is refused. If nothing is set, the run stays green and says what to set.
+A private repository's image goes to a public repository on Docker Hub only if PUBLIC_IMAGE is `true`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from dataclasses import dataclass
 from lib import release
 from lib.command import Failure, UsageError, add_summary, annotate, parser, say, set_output, start
 from lib.engine import PLATFORMS
+from lib.github import is_private
 from lib.names import ImageName, Source, Version, image_name, parse_version, source
-from lib.registry import digest_at
+from lib.registry import digest_at, is_shown
 
 MAIN = "refs/heads/main"
 TAGS = "refs/tags/"
@@ -110,6 +112,19 @@ def published(image: ImageName, sha: str) -> str:
     return release.verified(image, sha, platforms=PLATFORMS, revision=sha).digest if digest else ""
 
 
+def check_visible(image: ImageName, env: Mapping[str, str]) -> None:
+    """Raise Failure if a private repository's image is to be published where everybody may pull it.
+
+    Docker Hub is asked before the login, so it shows what it shows to everybody. What is not there yet is looked for
+    by `push_image.py`, which asks after the login.
+    """
+    if not image.registry and is_private(env) and env.get("PUBLIC_IMAGE") != "true" and is_shown(image):
+        raise Failure(
+            f"this repository is private, and everybody may pull {image} from Docker Hub; make {image} private there"
+            " (Settings, Visibility settings), or set the variable PUBLIC_IMAGE to true if that is what you want"
+        )
+
+
 def what_to_set(url: str) -> str:
     """Return, as Markdown, what to set and where, so that the next run publishes."""
     settings = (
@@ -153,6 +168,8 @@ def main(argv: Sequence[str]) -> int:
     if plan.version:
         check_history(f"v{plan.version}", src.sha)
     report(plan, src)
+    if plan.image:
+        check_visible(plan.image, os.environ)
     digest = published(plan.image, src.sha) if plan.image else ""
     if digest:
         say(f"plan: {src.sha} is published already as {digest}; it is used again, not built again")

@@ -231,6 +231,11 @@ def tags_of(image: ImageName, *, known: Collection[str]) -> list[str]:
     return retry(read)
 
 
+def is_shown(image: ImageName) -> bool:
+    """Whether a registry shows an image to whoever is logged in, or to everybody if nobody is."""
+    return retry(lambda: ask(image, "tags/list?n=1")) is not None
+
+
 def next_page(image: ImageName, link: str) -> str:
     """Return the path of the page that a Link header leads to; raise Failure for another list, or another host."""
     url = urllib.parse.urlsplit(link)

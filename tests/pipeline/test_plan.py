@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import plan
-from lib import release
+from hub import BOTH, Hub, honest
+from lib import distribution, release
 from lib.command import Failure, UsageError, run
 from lib.names import ImageName, Source, Version
 
@@ -101,6 +103,87 @@ def test_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git("commit", "--quiet", "--allow-empty", "--message", "two")
     with pytest.raises(Failure, match="not in the history of main"):
         plan.check_history("v1.0.0", git("rev-parse", "HEAD"))
+
+
+@pytest.fixture
+def docker_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Docker Hub, with one image."""
+    monkeypatch.setattr(distribution, "HUB", hub.host)
+    hub.put(SHA, honest(SHA))
+    return hub
+
+
+def event(tmp_path: Path, content: object) -> dict[str, str]:
+    """The environment of a run that such an event started."""
+    (tmp_path / "event.json").write_text(json.dumps(content), "utf-8")
+    return {"GITHUB_ACTIONS": "true", "GITHUB_EVENT_PATH": str(tmp_path / "event.json")}
+
+
+PRIVATE: dict[str, object] = {"repository": {"private": True}}
+PUBLIC: dict[str, object] = {"repository": {"private": False}}
+HELLO = ImageName("", "octo", "hello")
+
+
+@pytest.mark.parametrize(
+    ("content", "env", "image", "hidden", "refused"),
+    [
+        (PRIVATE, {}, HELLO, False, True),
+        (PRIVATE, {}, HELLO, True, False),
+        (PRIVATE, {"PUBLIC_IMAGE": "true"}, HELLO, False, False),
+        (PRIVATE, {"PUBLIC_IMAGE": "false"}, HELLO, False, True),
+        (PRIVATE, {}, ImageName("ghcr.io", "octo", "hello"), False, False),
+        (PUBLIC, {}, HELLO, False, False),
+        ({}, {}, HELLO, False, True),
+        ([], {}, HELLO, False, True),
+    ],
+)
+def test_a_private_repository_and_a_public_image(
+    docker_hub: Hub,
+    tmp_path: Path,
+    content: object,
+    env: dict[str, str],
+    image: ImageName,
+    hidden: bool,
+    refused: bool,
+) -> None:
+    """What is private on GitHub does not become public on Docker Hub, unless that is wanted."""
+    docker_hub.private = hidden
+    if refused:
+        with pytest.raises(Failure, match=r"repository is private, and everybody may pull .* PUBLIC_IMAGE to true"):
+            plan.check_visible(image, {**event(tmp_path, content), **env})
+    else:
+        plan.check_visible(image, {**event(tmp_path, content), **env})
+
+
+def test_a_private_repository_outside_github(docker_hub: Hub) -> None:
+    """Nobody knows on a laptop, and whoever pushes from there knows what it is."""
+    plan.check_visible(HELLO, {})
+    assert docker_hub.requests == []
+
+
+def test_an_event_that_cannot_be_read(tmp_path: Path) -> None:
+    """A failure, and not a guess."""
+    with pytest.raises(Failure, match="cannot read the event that started this run"):
+        plan.check_visible(HELLO, {"GITHUB_EVENT_PATH": str(tmp_path / "nothing")})
+
+
+def test_what_is_published(hub: Hub, monkeypatch: pytest.MonkeyPatch, no_pause: list[float]) -> None:
+    """A published commit is used again if it is what it says; else the run stops, or builds."""
+    monkeypatch.setattr(release, "in_main", lambda commit, env: commit == SHA)
+    monkeypatch.setattr(plan, "PLATFORMS", BOTH)
+    image = ImageName(hub.host, "octo", "hello")
+    assert plan.published(image, SHA) == ""
+    digest = hub.put(SHA, honest(SHA))
+    assert plan.published(image, SHA) == digest
+    hub.errors = [503] * 5
+    assert plan.published(image, SHA) == "", "no answer before the login is no failure"
+    hub.private = True
+    assert plan.published(image, SHA) == "", "a private image looks like none"
+    hub.private = False
+    hub.tags[SHA] = []
+    hub.put(SHA, honest("f" * 40))
+    with pytest.raises(Failure, match="has the revision label"):
+        plan.published(image, SHA)
 
 
 def test_what_to_set_leads_there() -> None:
