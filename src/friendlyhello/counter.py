@@ -5,18 +5,24 @@ connection and one round trip at a time serve a whole worker. A thread of its ow
 the talking, so that whatever Redis or the name service does, a page waits `PATIENCE` at most, and only once: after
 a failure pages go without a number until a probe finds Redis well again.
 
-A command that failed is never sent again: Redis may have carried it out, and no visit is counted twice.
+A command that failed is never sent again: Redis may have carried it out, and no visit is counted twice. So a
+connection is looked at before a visit is sent over it, and asked first if it was idle.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import DefaultParser
 from redis.retry import Retry
 
 log = logging.getLogger(__name__)
@@ -30,6 +36,10 @@ RETRY = 0.05
 """Seconds from a failure to the first probe: a Redis that only hesitated counts again at once."""
 LONGEST_RETRY = 1.0
 """Seconds between two probes at most; each waits twice as long as the one before, until a visit is counted."""
+IDLE = 1.0
+"""Seconds without a visit after which a connection may have been dropped without a word, by a NAT or a firewall."""
+LONGEST_ANSWER = 512
+"""Bytes: far more than any number, and enough for what Redis says when it refuses."""
 
 
 class CounterError(Exception):
@@ -55,7 +65,8 @@ class Counter:
         """Told whether Redis counts, at each change."""
         self.on_count: Callable[[int], None] = lambda visits: None
         """Told how many visits Redis has counted."""
-        self._client = client
+        self._connection: Any = client.connection_pool.make_connection()
+        self._used = 0.0
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._next = _Batch()
@@ -97,16 +108,15 @@ class Counter:
             self._work.wait()
             batch = None
             try:
-                if not self._proven:
-                    self._prove()
+                self._prepare()
                 batch = self._take()
                 if batch.callers:
                     batch.total = self._increment(batch.visits)
                     batch.settled.set()
                     self.on_count(batch.visits)
                     pause = RETRY
-            except Exception as error:  # whatever it is, this thread has to live
-                self._client.connection_pool.disconnect()
+            except Exception as error:  # this thread must survive any error
+                self._connection.disconnect()
                 self._fail(str(error) or type(error).__name__)
                 if batch is not None:
                     batch.settled.set()
@@ -114,22 +124,36 @@ class Counter:
                 pause = min(2 * pause, LONGEST_RETRY)
 
     def _take(self) -> _Batch:
-        """Return the visits that have come in, and let the next ones gather anew."""
+        """Return the visits that have come in, and start collecting the next ones."""
         with self._lock:
             batch, self._next = self._next, _Batch()
             self._work.clear()
         return batch
 
-    def _prove(self) -> None:
-        """Connect and make sure that Redis would count: adding nothing needs all that counting needs."""
+    def _prepare(self) -> None:
+        """Have a connection that a visit can be sent over, and make sure that Redis would count.
+
+        Adding nothing needs all that counting needs, and may be repeated.
+        """
+        if self._proven:
+            with contextlib.suppress(redis.RedisError):
+                if not self._connection.can_read():
+                    if time.monotonic() - self._used > IDLE:
+                        self._increment(0)
+                    return
+            self._connection.disconnect()
         self._increment(0)
-        self.on_change(True)
+        if not self._proven:
+            self.on_change(True)
         if self._outage is not None:
             log.info("Redis answers again: counting")
         self._proven, self._outage = True, None
 
     def _increment(self, visits: int) -> int:
-        return int(self._client.incrby(KEY, visits))
+        self._connection.send_command("INCRBY", KEY, visits)
+        total = int(self._connection.read_response())
+        self._used = time.monotonic()
+        return total
 
     def _fail(self, reason: str) -> None:
         """Start an outage, or go on with one: send the waiting away and have Redis probed."""
@@ -141,7 +165,61 @@ class Counter:
         self._work.set()
         if began:
             self.on_change(False)
-            log.warning("Redis is out of order, pages go without a count: %s", reason)
+            log.warning("Redis is unavailable; serving pages without a count: %s", reason)
+
+
+class Answers:
+    """Reads Redis' answers for redis-py: one line each, within TIMEOUT seconds and LONGEST_ANSWER bytes.
+
+    redis-py's own parsers read as long and as much as a Redis sends.
+    """
+
+    def __init__(self, socket_read_size: int) -> None:
+        self._socket: Any = None
+
+    def on_connect(self, connection: Any) -> None:
+        """Read from a connection that has just been opened."""
+        self._socket = connection._sock
+
+    def on_disconnect(self) -> None:
+        """Let go of the connection."""
+        self._socket = None
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Say whether Redis hung up, or sent what was not asked for: such a connection cannot be used any more."""
+        self._socket.settimeout(0)
+        try:
+            self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):  # TLS 1.3 sends session tickets unasked; they end here
+            return False
+        finally:
+            self._socket.settimeout(TIMEOUT)
+        return True
+
+    def read_response(self, disable_decoding: bool = False, timeout: Any = None) -> Any:
+        """Return a number, a text, or Redis' refusal as an exception.
+
+        Raises redis.InvalidResponse for any other answer, and redis.TimeoutError for one that does not end.
+        """
+        end = time.monotonic() + TIMEOUT
+        answer = b""
+        while not answer.endswith(b"\r\n"):
+            self._socket.settimeout(max(end - time.monotonic(), 0.001))
+            received = self._socket.recv(LONGEST_ANSWER)
+            if not received:
+                raise redis.ConnectionError("Connection closed by Redis")
+            answer += received
+            if answer[:1] not in (b":", b"+", b"-") or len(answer) > LONGEST_ANSWER or b"\n" in answer[:-1]:
+                raise redis.InvalidResponse("Redis sent something other than one short answer")
+        kind, text = answer[:1], re.sub(rb"[^ -~]", b"?", answer[1:-2]).decode()
+        if kind == b":":
+            return int(text)
+        if kind == b"+":
+            return text
+        refusal = DefaultParser.parse_error(text)  # type: ignore[no-untyped-call]
+        if isinstance(refusal, redis.ResponseError):
+            return refusal
+        raise refusal
 
 
 def connect(url: str) -> redis.Redis:
@@ -151,6 +229,7 @@ def connect(url: str) -> redis.Redis:
         socket_connect_timeout=TIMEOUT,
         socket_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 0),
+        parser_class=Answers,
         protocol=2,  # understood by every Redis, and one round trip less for each connection
         driver_info=None,
     )

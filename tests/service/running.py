@@ -44,11 +44,12 @@ def wait_until(ready: Callable[[], Any], *, seconds: float = 10, what: str = "it
 
 
 class RedisServer:
-    """A real Redis on a port of its own, which keeps its numbers over a restart."""
+    """A real Redis on a port of its own, which keeps its numbers over a restart. `more` is options of redis-server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: object) -> None:
         self._program = program("redis-server")
         self._folder = folder
+        self._more = more
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis.Redis(port=self.port)
@@ -56,6 +57,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "save": "", "appendonly": "yes"}
+        options.update(self._more)
         command = [self._program, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until(self._answers, what="Redis")
@@ -69,6 +71,18 @@ class RedisServer:
         """Stop it for good, or until the next start."""
         self._process.terminate()
         self._process.wait()
+
+
+def tls_redis(folder: Path) -> RedisServer:
+    """Return a real Redis whose `url` is of TLS, with a certificate of its own for 127.0.0.1."""
+    key, certificate, port = folder / "key.pem", folder / "certificate.pem", free_port()
+    new = [program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    name = ["-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*new, *name, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    options = {"tls-port": port, "tls-cert-file": certificate, "tls-key-file": key, "tls-auth-clients": "no"}
+    server = RedisServer(folder, **options)
+    server.url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"
+    return server
 
 
 @dataclass
@@ -144,20 +158,58 @@ class Service:
             raise
 
 
-def ask(port: int, path: str = "/", method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
+def ask(
+    port: int,
+    path: str = "/",
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    host: str = "127.0.0.1",
+) -> Answer:
     """Send one HTTP request to a loopback port."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=30)
     with contextlib.closing(connection):
         connection.request(method, path, headers=headers or {})
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read().decode())
 
 
+class Flood:
+    """What listens as a Redis would, and sends the same again and again to whoever connects, as fast as it is read."""
+
+    def __init__(self, start: bytes, more: bytes) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self.sent: list[int] = []
+        """The bytes that each connection took, once it is closed."""
+        threading.Thread(target=self._accept, args=(start, more), daemon=True).start()
+
+    def _accept(self, start: bytes, more: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                threading.Thread(target=self._send, args=(client, start, more), daemon=True).start()
+
+    def _send(self, client: socket.socket, start: bytes, more: bytes) -> None:
+        sent = 0
+        with client, contextlib.suppress(OSError):
+            client.recv(100)
+            sent = client.send(start)
+            while more:
+                sent += client.send(more)
+            client.recv(100)
+        self.sent.append(sent)
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._server.close()
+
+
 class Line:
-    """A line to Redis: a proxy on a port of its own, whose answers can be held back."""
+    """A line to Redis: a proxy on a port of its own, whose answers can be held back, and whose connections dropped."""
 
     def __init__(self, port: int) -> None:
         self._target = port
+        self._dropped = threading.Event()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
         self.answers = threading.Event()
@@ -169,15 +221,23 @@ class Line:
             while True:
                 near, _ = self._server.accept()
                 far = socket.create_connection(("127.0.0.1", self._target))
-                threading.Thread(target=self._pump, args=(near, far, None), daemon=True).start()
-                threading.Thread(target=self._pump, args=(far, near, self.answers), daemon=True).start()
+                for ends, gate in (((near, far), None), ((far, near), self.answers)):
+                    threading.Thread(target=self._pump, args=(*ends, gate, self._dropped), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, gate: threading.Event | None) -> None:
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, gate: threading.Event | None, dropped: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError), source, sink:
             while data := source.recv(65536):
                 if gate is not None:
                     gate.wait()
-                sink.sendall(data)
+                if not dropped.is_set():
+                    sink.sendall(data)
+
+    def drop(self) -> None:
+        """Lose whatever is sent over the connections that there are, without a word to either end, as a NAT does."""
+        self._dropped.set()
+        self._dropped = threading.Event()
 
     def close(self) -> None:
         """Let go of the port."""

@@ -6,8 +6,9 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import redis
 
 from friendlyhello.counter import KEY, PATIENCE, Counter, CounterError, connect
 from ports import free_port
-from service.running import Line, RedisServer, black_hole, wait_until
+from service.running import Flood, Line, RedisServer, black_hole, tls_redis, wait_until
 
 
 @pytest.fixture
@@ -220,6 +221,129 @@ def test_a_restart_that_nobody_noticed_costs_no_visit(redis_server: RedisServer)
     redis_server.start()
 
     assert counter.add() == 2
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give Redis and the page more time than a busy machine needs."""
+    monkeypatch.setattr("friendlyhello.counter.TIMEOUT", 2)
+    monkeypatch.setattr("friendlyhello.counter.PATIENCE", 30)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_connection_that_was_dropped_while_idle_costs_no_visit(
+    redis_server: RedisServer, line: Line, monkeypatch: pytest.MonkeyPatch, log: list[logging.LogRecord]
+) -> None:
+    """A NAT or a firewall forgot it: the visit is sent over another one, once, and nobody hears of it."""
+    monkeypatch.setattr("friendlyhello.counter.IDLE", 0)
+    counter = counting(line.url)
+    for number in range(1, 4):
+        assert counter.add() == number
+        line.drop()
+
+    assert redis_server.client.get(KEY) == b"3"
+    assert log == []
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_connection_in_use_is_not_asked_first(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visit is one command where the one before has just been counted."""
+    monkeypatch.setattr("friendlyhello.counter.IDLE", 3600)
+    counter = counting(redis_server.url)
+    assert [counter.add() for _ in range(10)] == list(range(1, 11))
+
+    assert redis_server.client.info("commandstats")["cmdstat_incrby"]["calls"] == 11
+
+
+def test_a_connection_is_kept_alive(redis_server: RedisServer) -> None:
+    """The kernel asks after the other end within a minute of silence, so that few NATs forget it."""
+    counter = counting(redis_server.url)
+    counter.add()
+    connection = counter._connection._sock
+
+    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real Redis that speaks TLS 1.3."""
+    server = tls_redis(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.usefixtures("patient")
+def test_every_new_connection_of_tls_counts(tls: RedisServer, log: list[logging.LogRecord]) -> None:
+    """The session tickets that TLS 1.3 sends after the handshake are neither an answer nor a fault."""
+    visits = 50
+    assert [counting(tls.url).add() for _ in range(visits)] == list(range(1, visits + 1))
+
+    assert log == []
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_restart_that_nobody_noticed_costs_no_visit_over_tls(tls: RedisServer) -> None:
+    """That a connection was closed shows there as well, whatever else waits to be read."""
+    counter = counting(tls.url)
+    assert [counter.add(), counter.add()] == [1, 2]
+    tls.stop()
+    tls.start()
+
+    assert counter.add() == 3
+
+
+def test_tls_with_a_certificate_that_is_not_trusted_is_an_outage(tls: RedisServer) -> None:
+    """Nothing is counted at a server that could be anybody's, unless the address says so."""
+    bare = tls.url.partition("?")[0]
+
+    assert "certificate verify failed" in first_reason(counting(bare))
+    assert count_again(counting(f"{bare}?ssl_cert_reqs=none&ssl_check_hostname=false")) == 1
+
+
+def first_reason(counter: Counter) -> str:
+    """Return why Redis is left alone, once that is known."""
+
+    def attempt() -> str:
+        try:
+            counter.add()
+        except CounterError as error:
+            return str(error).removeprefix("no answer within 0.4 s")
+        return ""
+
+    return str(wait_until(attempt, what="the reason"))
+
+
+FLOODS = {
+    "a number without an end": (b":", b"1" * 65536),
+    "an error without an end": (b"-ERR ", b"e" * 65536),
+    "a text without an end": (b"+", b"x" * 65536),
+    "many numbers": (b"", b":1\r\n" * 10000),
+    "a value of 512 MB": (b"$536870912\r\n", b"x" * 65536),
+    "a value of 512 MB that does not come": (b"$536870912\r\n", b""),
+    "a long list": (b"*2147483647\r\n", b":1\r\n" * 10000),
+    "a deep list": (b"", b"*1\r\n" * 10000),
+    "rubbish": (b"", bytes(range(256)) * 256),
+    "another protocol": (b"HTTP/1.1 400 Bad Request\r\n\r\n", b""),
+    "not a number": (b"+OK\r\n", b""),
+    "no number": (b":\r\n", b""),
+}
+
+
+@pytest.mark.parametrize(("start", "more"), FLOODS.values(), ids=FLOODS)
+def test_a_redis_that_floods_is_an_outage_and_is_not_read_to_its_end(
+    start: bytes, more: bytes, log: list[logging.LogRecord]
+) -> None:
+    """What is no answer to the question is not kept: the connection is closed, and the page goes without a count."""
+    flood = Flood(start, more)
+    counter = counting(flood.url)
+    first_reason(counter)
+    wait_until(lambda: flood.sent, what="the end of the connection")
+    flood.close()
+
+    assert max(flood.sent) < 32 * 2**20, "more than what the kernel holds of a connection was read"
+    assert [len(record.getMessage()) < 700 for record in log] == [True]
 
 
 def test_probes_begin_at_once_and_become_rare(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
