@@ -9,14 +9,18 @@ import functools
 import ipaddress
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
+
+LONGEST_SECRET = 8192
+"""Bytes of a file with a secret in it."""
 
 
 class ConfigError(Exception):
-    """A variable has a value that the service cannot run with: one sentence, without any password."""
+    """A variable has a value that the service cannot run with: one sentence, without any secret."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Config:
     """The service's settings. Each field is documented where it is read, in `from_environment`."""
 
     name: str = "world"
-    redis_url: str = "redis://redis:6379/0"
+    redis_url: str = field(default="redis://redis:6379/0", repr=False)
     revision: str = "unknown"
     workers: int | None = None
     trusted_proxies: tuple[str, ...] = ()
@@ -35,8 +39,12 @@ class Config:
         return bool(self.trusted_proxies) and _is_in(address, self.trusted_proxies)
 
     def client(self, address: str, forwarded: str) -> str:
-        """Return who asks: `address`, or, if that is a trusted proxy, whom it names last in X-Forwarded-For."""
-        return forwarded.rpartition(",")[2].strip() if forwarded and self.trusts(address) else address
+        """Return who asks: `address`, or, if that is a trusted proxy, whom it names last in X-Forwarded-For.
+
+        What could not be an address, with or without a port, or a name of RFC 7239, 6, is not one that a log can hold.
+        """
+        last = forwarded.rpartition(",")[2].strip()
+        return last if re.fullmatch(r"[][\w.:%-]{1,64}", last, re.ASCII) and self.trusts(address) else address
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
@@ -49,8 +57,8 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
         return environ.get(variable) or default
 
     return Config(
-        name=_text("NAME", read("NAME", Config.name)),
-        redis_url=_redis_url(_secret("REDIS_URL_FILE", environ) or read("REDIS_URL", Config.redis_url)),
+        name=_text("NAME", environ.get("NAME", Config.name) or "World"),  # NAME= takes back the image's own, World
+        redis_url=_redis_url(environ),
         revision=_revision(read("REVISION", Config.revision)),
         workers=_number("WEB_CONCURRENCY", read("WEB_CONCURRENCY", ""), 1, 256),
         trusted_proxies=_networks(read("FORWARDED_ALLOW_IPS", "")),
@@ -58,19 +66,29 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
     )
 
 
-def _secret(variable: str, environ: Mapping[str, str]) -> str:
-    """Return what the file that a variable names holds, or "": a secret that is never in the environment."""
-    path = environ.get(variable, "")
-    if not path:
-        return ""
+def _secret(variable: str, path: str) -> str:
+    """Return what a file holds: a secret that is never in the environment, and never in a message."""
+
+    def bad(what: str) -> ConfigError:
+        return ConfigError(f"{variable} must name a {what}, not {path!r}")
+
     try:
-        with open(path, encoding="utf-8") as file:
-            secret = file.read().strip()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{variable} must name a file that can be read, not {path!r} ({error})") from None
-    if not secret:
-        raise ConfigError(f"{variable} must name a file with something in it, not {path!r}")
-    return secret
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise bad("regular file")
+        with open(path, "rb") as file:
+            secret = file.read(LONGEST_SECRET + 1)
+    except OSError as error:
+        raise bad(f"file that can be read ({error.strerror})") from None
+    except ValueError:
+        raise bad("file that can be read") from None
+    if len(secret) > LONGEST_SECRET:
+        raise bad(f"file of at most {LONGEST_SECRET} bytes")
+    if not secret.strip():
+        raise bad("file with something in it")
+    try:
+        return secret.decode().strip()
+    except ValueError:
+        raise bad("file of UTF-8 text") from None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -120,40 +138,80 @@ def _networks(value: str) -> tuple[str, ...]:
     return networks
 
 
-def _redis_url(value: str) -> str:
-    """Accept redis://, rediss:// and unix:// URLs; time-outs and retries are the counter's own, so not in the URL."""
+TLS_OPTIONS = {
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": "(?i)true|false|yes|no|1|0",
+    **dict.fromkeys(
+        ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_ciphers"), ".+"
+    ),
+}
+"""The options that a rediss:// URL may have, and what each may be."""
 
-    def bad(reason: str) -> ConfigError:
-        return ConfigError(f"REDIS_URL must {reason}, not {without_password(value)!r}")
 
+def _redis_url(environ: Mapping[str, str]) -> str:
+    """Return REDIS_URL, or what is in the file that REDIS_URL_FILE names: a redis://, rediss:// or unix:// URL.
+
+    Time-outs and retries are the counter's own, so they are not accepted in the URL.
+    """
+    file = environ.get("REDIS_URL_FILE", "")
+    value = _secret("REDIS_URL_FILE", file) if file else environ.get("REDIS_URL") or Config.redis_url
+    reason = _wrong_with(value)
+    if reason and file:
+        raise ConfigError(f"REDIS_URL_FILE must name a file with a URL that must {reason}, not {file!r}")
+    if reason:
+        raise ConfigError(f"REDIS_URL must {reason}, not {without_secrets(value)!r}")
+    scheme, mark, rest = value.partition("://")
+    return scheme.lower() + mark + rest
+
+
+def _wrong_with(value: str) -> str:
+    """Return what a URL of Redis must be and is not, or ""."""
+    if any(character.isspace() or not character.isprintable() for character in value):
+        return "have no spaces or control characters"
+    scheme, mark, rest = value.partition("://")
+    scheme = scheme.lower()
+    if not mark or scheme not in ("redis", "rediss", "unix"):
+        return "start with redis://, rediss:// or unix://"
+    password, _, where = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
+    if re.search(r"[]/?#[]", password):
+        return "have / ? # [ and ] in a password as %2F %3F %23 %5B and %5D"
     try:
-        url = urlsplit(value)
+        url = urlsplit(f"{scheme}://{where}")
         port = url.port
     except ValueError:
-        raise bad("be a URL with a host and a port from 1 to 65535") from None
-    if any(character.isspace() or not character.isprintable() for character in value):
-        raise bad("have no spaces or control characters")
-    if url.scheme not in ("redis", "rediss", "unix"):
-        raise bad("start with redis://, rediss:// or unix://")
+        return "be a URL with a host and a port from 1 to 65535"
+    try:
+        urlsplit(value)
+    except ValueError:  # characters that look like / ? # @ or :
+        return "have letters beyond ASCII in a password percent-encoded"
     if url.fragment:
-        raise bad("have no # (in a password write %23)")
+        return "have no # (in a password write %23)"
     options = dict(parse_qsl(url.query, keep_blank_values=True))
-    if not all(option == "db" or option.startswith("ssl_") for option in options):
-        raise bad("have no option but db and ssl_...")
-    if url.scheme == "unix":
+    allowed = {"db": "[0-9]{1,9}", **(TLS_OPTIONS if scheme == "rediss" else {})}
+    for option, text in options.items():
+        if option not in allowed:
+            return f"have no option but {', '.join(allowed)}"
+        if option != "db" and not re.fullmatch(allowed[option], text):
+            return f"have a usable {option}"
+    if scheme == "unix":
         if url.hostname or not url.path.startswith("/"):
-            raise bad("name a socket, such as unix:///run/redis.sock")
+            return "name a socket, such as unix:///run/redis.sock"
         database = "0"
     else:
         if not url.hostname or port == 0:
-            raise bad("name a host and a port from 1 to 65535, such as redis://redis:6379/0")
+            return "name a host and a port from 1 to 65535, such as redis://redis:6379/0"
         database = url.path.removeprefix("/") or "0"
     if not all(re.fullmatch(r"[0-9]{1,9}", number) for number in (database, options.get("db", "0"))):
-        raise bad("have a number as its database, such as redis://redis:6379/0")
-    return value
+        return "have a number as its database, such as redis://redis:6379/0"
+    return ""
 
 
-def without_password(url: str) -> str:
-    """Return the URL with *** for whatever stands before the last @, and for any password option."""
-    url = re.sub(r"(?s)^([^/]*//)?.*@", r"\1***@", url)
-    return re.sub(r"(?i)([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", url)
+def without_secrets(url: str) -> str:
+    """Return of a URL what can be shown: scheme, host, port and path, and *** for whatever may be a secret."""
+    found = re.fullmatch(r"(?s)([a-zA-Z]+://)([^/].*@)?([^@/?#:]*|\[[^@/?#]*\])(:[^/?#]*)?(/[^?#]*)?([?#].*)?", url)
+    if found is None:
+        return "***"
+    scheme, user, host, port, path, rest = (part or "" for part in found.groups())
+    if not user and not re.fullmatch("(:[0-9]*)?", port):  # a user and a password, and the host forgotten
+        port = ":***"
+    return f"{scheme}{user and '***@'}{host}{port}{path}{rest and rest[0] + '***'}"
