@@ -21,7 +21,7 @@ except ConfigError as error:
 # A name server that does not answer is given up after a second, so that its return is noticed soon (resolv.conf(5)).
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
-bind = ["0.0.0.0:80"]  # a container's port is opened by whoever runs the container
+bind = resources.addresses(80)  # a container's port is opened by whoever runs the container
 worker_class = "friendlyhello.worker.Worker"
 workers = _config.workers or resources.workers()
 worker_connections = 2000
@@ -33,7 +33,7 @@ control_socket_disable = True  # it wants to write to the home directory
 keepalive = 5  # seconds; a client that takes longer to send a request's headers is let go as well
 graceful_timeout = 8  # seconds; below the 10 that `docker stop` waits
 limit_request_fields = 50
-limit_request_field_size = 4094
+limit_request_field_size = 8192  # bytes; other applications of the same domain have cookies, too
 
 forwarded_allow_ips = ",".join(_config.trusted_proxies)
 forwarder_headers = ""  # no proxy sets SCRIPT_NAME or PATH_INFO for this service
@@ -49,9 +49,14 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 if _config.metrics_port:
-    bind.append(f"0.0.0.0:{_config.metrics_port}")
+    bind += resources.addresses(_config.metrics_port)
     _metrics = tempfile.mkdtemp(prefix="friendlyhello-metrics-", dir=worker_tmp_dir)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
+
+    def on_starting(server: Any) -> None:
+        """Stop where the page would have no port left."""
+        if {address[1] for address in server.cfg.address} == {_config.metrics_port}:
+            sys.exit(f"error: METRICS_PORT must be another port than the service's own, not '{_config.metrics_port}'")
 
     def child_exit(server: Any, worker: Any) -> None:
         """Take the state of a worker that is gone out of the metrics; what it counted stays in."""

@@ -72,7 +72,7 @@ class Logger(glogging.Logger):
             "time": _timestamp(time.time()),
             "client": self._config.client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")),
             "method": environ.get("REQUEST_METHOD"),
-            "target": environ.get("RAW_URI"),
+            "target": environ.get("RAW_URI", "").partition("?")[0],  # a query can hold a secret
             "status": resp.status and int(resp.status[:3]),
             "bytes": resp.sent,
             "seconds": request_time.total_seconds(),

@@ -1,4 +1,4 @@
-"""How many cores and how much memory this process may really use, which in a container is less than the machine has.
+"""What this process has of the machine: cores and memory, of which a container often has less, and IPv6.
 
 Reads control groups of version 2 and 1: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files and
 https://docs.kernel.org/scheduler/sched-bwc.html. A missing or unreadable file means no limit.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+V6ONLY = Path("/proc/sys/net/ipv6/bindv6only")
 MEMORY_OF_A_WORKER = 64 * 1024 * 1024
 """Bytes to reckon with for each worker; benchmarks/service.py measures what one really takes."""
 
@@ -39,6 +41,17 @@ def memory(root: Path = CGROUP) -> float:
         if limit.isdigit():
             return int(limit)
     return math.inf
+
+
+def addresses(port: int, v6only: Path = V6ONLY) -> list[str]:
+    """Return what to bind to reach `port` over IPv4 and IPv6, or over IPv4 alone if the kernel has no IPv6.
+
+    Usually a socket of IPv6 takes IPv4 as well: https://docs.kernel.org/networking/ip-sysctl.html
+    """
+    four, six = f"0.0.0.0:{port}", f"[::]:{port}"
+    if not socket.has_dualstack_ipv6():
+        return [four]
+    return [four, six] if _words(v6only, "0") == ["1"] else [six]
 
 
 def _words(file: Path, otherwise: str) -> list[str]:

@@ -14,7 +14,14 @@ class Worker(GeventWorker):
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
         corked: Any = Corked(client)
-        super().handle(listener, corked, addr)
+        super().handle(listener, corked, plain(addr))
+
+
+def plain(address: Any) -> Any:
+    """Return a client's address, one of IPv4 as such where it came in over a socket of IPv6 (RFC 4291, 2.5.5.2)."""
+    if isinstance(address, tuple) and address[0].startswith("::ffff:"):
+        return (address[0].removeprefix("::ffff:"), *address[1:])
+    return address
 
 
 class Corked:

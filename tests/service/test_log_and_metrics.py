@@ -20,10 +20,10 @@ from service.running import RedisServer, Service, ask, wait_until
 
 
 def test_a_request_is_one_line_of_json(serve: Callable[..., Service], redis_server: RedisServer) -> None:
-    """With its id, its duration in seconds and the revision; the id is the one that the answer carries."""
+    """With the id that the answer carries, its duration in seconds and the revision, and without query and headers."""
     service = serve(REDIS_URL=redis_server.url, REVISION="0123abc", FORWARDED_ALLOW_IPS="127.0.0.1")
-    answer = service.get("/?q=1", headers={"X-Forwarded-For": "203.0.113.9"})
-    entry = wait_until(lambda: [line for line in service.requests() if line["target"] == "/?q=1"], what="the line")[0]
+    answer = service.get("/?token=hunter2", headers={"X-Forwarded-For": "203.0.113.9", "X-Api-Key": "hunter2"})
+    entry = wait_until(lambda: [line for line in service.requests() if line["target"] == "/"], what="the line")[0]
 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.pop("time"))
     assert 0 < entry.pop("seconds") < 1
@@ -31,7 +31,7 @@ def test_a_request_is_one_line_of_json(serve: Callable[..., Service], redis_serv
     assert entry == {
         "client": "203.0.113.9",
         "method": "GET",
-        "target": "/?q=1",
+        "target": "/",
         "status": 200,
         "bytes": len(answer.text),
         "request_id": answer.headers["X-Request-Id"],

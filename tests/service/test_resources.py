@@ -1,9 +1,10 @@
-"""How many workers there are in a container with limits."""
+"""How many workers there are in a container with limits, and what they listen on."""
 
 from __future__ import annotations
 
 import math
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,24 @@ def test_a_system_that_cannot_say_has_the_cores_of_the_machine(tmp_path: Path, m
 
     assert resources.cores(tmp_path) == 1
     assert resources.memory(tmp_path) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("has_ipv6", "v6only", "bound"),
+    [
+        (True, "0\n", ["[::]:80"]),
+        (True, "1\n", ["0.0.0.0:80", "[::]:80"]),
+        (True, None, ["[::]:80"]),
+        (False, None, ["0.0.0.0:80"]),
+    ],
+)
+def test_what_is_bound_follows_the_kernel(
+    has_ipv6: bool, v6only: str | None, bound: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One socket takes both where it can; a kernel without IPv6 has a page as well."""
+    setting = tmp_path / "bindv6only"
+    if v6only is not None:
+        setting.write_text(v6only, "ascii")
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: has_ipv6)
+
+    assert resources.addresses(80, setting) == bound

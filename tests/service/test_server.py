@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -19,9 +20,10 @@ from typing import Any
 import pytest
 
 from friendlyhello import __main__ as command
+from friendlyhello.resources import addresses
 from friendlyhello.worker import Corked
 from ports import free_port
-from service.running import ROOT, Line, RedisServer, Service, wait_until
+from service.running import ROOT, Flood, Line, RedisServer, Service, ask, wait_until
 
 GUNICORN = ["gunicorn", "--config", "python:friendlyhello.gunicorn_conf", "friendlyhello:create_app()"]
 
@@ -42,6 +44,8 @@ def test_the_service_counts_over_all_its_workers(service: Service) -> None:
             "error: REDIS_URL must be a URL with a host and a port from 1 to 65535, not 'redis://***@redis:port'\n",
         ),
         ("METRICS_PORT", "x", "error: METRICS_PORT must be a number from 1 to 65535, not 'x'\n"),
+        ("METRICS_PORT", "80", "error: METRICS_PORT must be another port than the service's own, not '80'\n"),
+        ("REDIS_URL_FILE", "/dev/zero", "error: REDIS_URL_FILE must name a regular file, not '/dev/zero'\n"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_one_sentence(
@@ -50,7 +54,8 @@ def test_a_bad_setting_stops_the_start_with_one_sentence(
     """No traceback, no worker that starts again and again, no password."""
     done = start_wrongly(module, {variable: value})
 
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+    errors = "".join(line for line in done.stderr.splitlines(keepends=True) if '"level": "info"' not in line)
+    assert (done.returncode, done.stdout, errors) == (1, "", sentence)
 
 
 def test_a_bad_number_of_workers_stops_the_start_with_one_sentence() -> None:
@@ -168,16 +173,22 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize("outage", ["refused", "mute"])
+@pytest.mark.parametrize("outage", ["refused", "mute", "flood"])
 def test_pages_come_through_an_outage(serve: Callable[..., Service], outage: str) -> None:
-    """With Redis refused, or there but mute, the page comes and says so, and the log does not fill up."""
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        port = mute.getsockname()[1] if outage == "mute" else free_port()
-        service = serve(REDIS_URL=f"redis://127.0.0.1:{port}/0", WEB_CONCURRENCY="1")
+    """With Redis refused, mute or flooding, the page comes and says so, the log does not fill up, and a stop works."""
+    flood = Flood(b":", b"1" * 65536)
+    with socket.create_server(("127.0.0.1", 0)) as mute, contextlib.closing(flood):
+        urls = {"mute": f"redis://127.0.0.1:{mute.getsockname()[1]}", "flood": flood.url}
+        service = serve(REDIS_URL=urls.get(outage, f"redis://127.0.0.1:{free_port()}"), WEB_CONCURRENCY="1")
         pages = [service.get() for _ in range(50)]
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{service.workers()[0]}/status").read_text())
+        status = service.stop()
 
+    assert status == 0
+    assert peak is not None
+    assert int(peak[1]) < 128 * 1024
     assert all("counter disabled" in page.text for page in pages)
-    assert len([entry for entry in service.errors() if "out of order" in entry["message"]]) == 1
+    assert len([entry for entry in service.errors() if "Redis is unavailable" in entry["message"]]) == 1
 
 
 def test_forwarded_headers_from_just_anybody_change_nothing(service: Service) -> None:
@@ -189,6 +200,27 @@ def test_forwarded_headers_from_just_anybody_change_nothing(service: Service) ->
     assert answer.status == 200
     assert answer.headers["X-Request-Id"] != "a"
     assert entry["client"] == "127.0.0.1"
+
+
+def test_the_page_answers_over_ipv4_and_ipv6(redis_server: RedisServer, serve: Callable[..., Service]) -> None:
+    """An address of IPv4 is logged and trusted as such, whichever socket it came in over."""
+    port = free_port()
+    binds = [word for address in addresses(port) for word in ("--bind", address)]
+    service = serve(*binds, REDIS_URL=redis_server.url, FORWARDED_ALLOW_IPS="127.0.0.1")
+    hosts = ["127.0.0.1", "::1"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]
+    for host in hosts:
+        forwarded = {"X-Forwarded-For": "203.0.113.9"}
+        assert ask(port, f"/healthz?{host}", headers=forwarded, host=host).status == 200
+    clients = {"127.0.0.1": "203.0.113.9", "::1": "::1"}
+    wait_until(
+        lambda: {clients[host] for host in hosts} <= {entry["client"] for entry in service.requests()}, what="the log"
+    )
+
+
+def test_cookies_of_other_applications_fit_in(service: Service) -> None:
+    """A page that shares its domain gets all of the domain's cookies; 8 KiB are usual, and more is refused."""
+    assert service.get("/healthz", headers={"Cookie": "a=" + "b" * 8170}).status == 200
+    assert service.get("/healthz", headers={"Cookie": "a=" + "b" * 8192}).status == 431
 
 
 def test_no_version_is_told(service: Service) -> None:
@@ -226,7 +258,7 @@ def test_settings_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     settings["on_exit"](None)
 
     assert settings["workers"] == 3
-    assert settings["bind"] == ["0.0.0.0:80", "0.0.0.0:9100"]
+    assert settings["bind"] == [*addresses(80), *addresses(9100)]
     assert not folder.exists()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -252,6 +284,7 @@ TURNS = """
 from gevent import monkey
 monkey.patch_all()
 import gevent
+from friendlyhello.resources import addresses
 from friendlyhello.worker import Corked
 
 class Ready:
