@@ -5,6 +5,9 @@ Makes a virtual environment in .venv from requirements-dev.txt, then runs every 
 all that failed. Tests that need something which is not here are skipped with the reason; with
 --setup what is missing is installed first (Debian and Ubuntu, as root or through sudo), and with
 --require-engine nothing may be skipped.
+
+In a copy of the template the pipeline's own tests run only if the pipeline's files are not the
+template's, which ran them; --pipeline runs them in any case.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 import engine
 from lib import apt
 from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run, say, stage, start
+from lib.template import RECORD, parse_record, pipeline_state
 
 SERVICE_PACKAGES = ("redis-server",)  # for the service's tests alone
 TEST_PACKAGES = (*SERVICE_PACKAGES, "docker-registry", "openssh-server")
@@ -36,7 +40,7 @@ COVERAGE = 95  # percent of lines and branches, with nothing skipped
 def compile_command(uv: str, name: str) -> list[str]:
     """Return the command that pins NAME.in in NAME.txt, for every Python and platform, with hashes.
 
-    Extras are kept: pip refuses `coverage[toml]` where only `coverage` is pinned, once there is a newer one.
+    Extras are kept: pip refuses `coverage[toml]` if only `coverage` is pinned, once there is a newer one.
     """
     compile_ = [
         "pip",
@@ -57,7 +61,7 @@ def pins(text: str) -> list[str]:
 
 
 def check_requirements(uv: str) -> None:
-    """Raise Failure where a requirements file is out of step with what it is compiled from."""
+    """Raise Failure if a requirements file is out of step with what it is compiled from."""
     with tempfile.TemporaryDirectory() as folder:
         for name in REQUIREMENTS:
             for suffix in (".in", ".txt"):
@@ -87,19 +91,37 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
     }
 
 
-def pytest_commands(python: Path, *, full: bool, required: bool) -> dict[str, list[str]]:
+def pipeline_changed(root: Path) -> bool:
+    """Whether the pipeline's files are others than those of the template that this is a copy of.
+
+    So they are if this is the template itself, or if the copy does not say.
+    """
+    record = root / RECORD
+    if not record.is_file():
+        return True
+    git = ["git", "-C", str(root)]
+    listed = run([*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=False)
+    paths = [path for path in listed.stdout.split("\0") if path and "\n" not in path and (root / path).is_file()]
+    hashed = run([*git, "hash-object", "--stdin-paths"], stdin="\n".join(paths), check=False)
+    if listed.returncode or hashed.returncode:
+        return True
+    files = dict(zip(paths, hashed.stdout.split(), strict=True))
+    return parse_record(record.read_text("utf-8")).pipeline != pipeline_state(files)
+
+
+def pytest_commands(python: Path, *, pipeline: bool, full: bool, required: bool) -> dict[str, list[str]]:
     """Return the commands that run the tests, by name: most files several at once, then what has to run alone.
 
-    The service's tests have its time-outs to keep. What `full` adds loads the machine, counts what visitors notice, or
-    builds with no cache; coverage is measured with it, for then everything has run.
+    The service's tests have its time-outs to keep, and are the only ones without `pipeline`. What `full` adds loads
+    the machine, counts what visitors notice, or builds with no cache; coverage is measured with it, for then
+    everything has run.
     """
     pytest = [str(python), "-m", "pytest"]
     together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
     first, then = (["--cov", "--cov-report="], ["--cov", "--cov-append"]) if full else ([], [])
-    commands = {
-        "pytest": [*together, *first, *TOGETHER],
-        SERVICE: [*pytest, *then, "tests/service"],
-    }
+    commands = {SERVICE: [*pytest, *then, "tests/service"]}
+    if pipeline or full:
+        commands = {"pytest": [*together, *first, *TOGETHER], **commands}
     if full:
         reached = [f"--cov-fail-under={COVERAGE}"] if required else []
         commands["pytest one at a time"] = [*pytest, *then, *reached, "-m", "full"]
@@ -133,7 +155,7 @@ def make_environment(folder: Path, python: str = "") -> Path:
 
 
 def check(name: str, command: Sequence[str], failed: list[str], env: dict[str, str] | None = None) -> None:
-    """Run one check; note it in `failed` if it finds something, and go on."""
+    """Run one check; note it in `failed` if it finds something, and continue."""
     try:
         with stage(f"Check with {name}"):
             run(command, passthrough=True, cwd=ROOT, env=env)
@@ -145,8 +167,11 @@ def check(name: str, command: Sequence[str], failed: list[str], env: dict[str, s
 def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--setup", action="store_true", help="install and start what the tests need")
-    arguments.add_argument("--require-engine", action="store_true", help="fail where a test would be skipped")
-    arguments.add_argument("--full", action="store_true", help="run the tests that need minutes or run alone, too")
+    arguments.add_argument("--require-engine", action="store_true", help="fail if a test would be skipped")
+    arguments.add_argument("--pipeline", action="store_true", help="run the pipeline's tests in any case")
+    arguments.add_argument(
+        "--full", action="store_true", help="the same, with the tests that need minutes or run alone, too"
+    )
     arguments.add_argument("--python", default="", metavar="3.X", help="run the service's tests on this Python, only")
     options = arguments.parse_args(argv)
     if options.python and not re.fullmatch(r"3\.[0-9]{1,2}", options.python):
@@ -160,12 +185,14 @@ def main(argv: Sequence[str]) -> int:
         with stage(f"Make environment for Python {options.python}"):
             bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
         failed: list[str] = []
-        check(SERVICE, pytest_commands(bin_ / "python", full=False, required=False)[SERVICE], failed)
+        check(SERVICE, pytest_commands(bin_ / "python", pipeline=False, full=False, required=False)[SERVICE], failed)
         return 1 if failed else 0
+    pipeline = options.pipeline or options.full or pipeline_changed(ROOT)
     if options.setup:
-        with stage("Set up engine and test programs"):
-            engine.setup(offline=False)
-            apt.install(TEST_PACKAGES, if_available=BROWSER_PACKAGES)
+        with stage(f"Set up {'engine and ' if pipeline else ''}test programs"):
+            if pipeline:
+                engine.setup(offline=False)
+            apt.install(TEST_PACKAGES if pipeline else SERVICE_PACKAGES, if_available=BROWSER_PACKAGES)
     with stage("Make environment"):
         bin_ = make_environment(ROOT / ".venv")
     failed = []
@@ -179,11 +206,13 @@ def main(argv: Sequence[str]) -> int:
         check(name, command, failed)
     path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
     env = {"PATH": path, "REQUIRE_ENGINE": "1" if options.require_engine else ""}
-    commands = pytest_commands(bin_ / "python", full=options.full, required=options.require_engine)
+    if not pipeline:
+        say("the pipeline's files are the template's, so its own tests do not run here; --pipeline runs them")
+    commands = pytest_commands(bin_ / "python", pipeline=pipeline, full=options.full, required=options.require_engine)
     for name, command in commands.items():
         check(name, command, failed, env)
     if failed:
-        raise Failure(f"{', '.join(failed)} found something: see above")
+        raise Failure(f"{', '.join(failed)} failed; see above")
     say("all checks passed")
     return 0
 

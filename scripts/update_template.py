@@ -37,6 +37,7 @@ from lib.template import (
     name_in,
     named,
     parse_record,
+    pipeline_state,
     rename_path,
     rename_text,
     renamings,
@@ -571,12 +572,16 @@ def update(git: Git, to: str, source: str, *, dry_run: bool, tell: Callable[[str
     shared = bool(git.run("merge-base", "HEAD", commit, check=False))
     renamer = Renamer(git, pair)
     with without_refs(git):
-        merge = merge_trees(git, renamer.tree(old), renamer.tree(commit, old))
+        new = renamer.tree(commit, old)
+        merge = merge_trees(git, renamer.tree(old), new)
     if record or not shared:
         text = git.text("HEAD", RECORD)
         fields = {"origin": address} if not record else {}
         name = pair[1].name if pair else ""
-        fields |= {"commit": commit} | ({"name": name} if name and not (record and record.name) else {})
+        theirs = {path: blob for path, (_, blob) in git.tree(new).items()}
+        fields |= {"commit": commit, "pipeline": pipeline_state(theirs)} | (
+            {"name": name} if name and not (record and record.name) else {}
+        )
         content = write_record(text, **fields).encode()
         merge.files[RECORD] = ("100644", git.raw("hash-object", "-w", "--stdin", stdin=content).decode().strip())
     tell(report(git, old, commit, title, merge))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -14,7 +15,8 @@ from lib.command import Failure
 from lib.names import SHA
 
 RECORD = ".github/template.json"
-"""{"origin": the template's address, "commit": what was copied or last updated to, "name": the copy's name}."""
+"""{"origin": the template's address, "commit": what was copied or last updated to, "name": the copy's name,
+"pipeline": the state of the pipeline's files there}."""
 
 SERVICE_FOLDERS = ("src/", "tests/service/")
 YOURS = (
@@ -30,13 +32,27 @@ def is_yours(path: str) -> bool:
     return path.startswith(YOURS)
 
 
+TESTED = ("scripts/", "tests/", ".github/", ".ci/")
+
+
+def pipeline_state(files: Mapping[str, str]) -> str:
+    """Return one text that stands for the contents of the pipeline's own files, given as path -> Git's blob id.
+
+    As long as it is the template's, so is what the template's own checks said of them.
+    """
+    theirs = (path for path in files if path.startswith(TESTED) and not is_yours(path) and path != RECORD)
+    lines = "".join(f"{files[path]} {path}\n" for path in sorted(theirs) if not path.endswith(".md"))
+    return "sha256:" + hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 @dataclass(frozen=True)
 class Record:
-    """What RECORD says. `commit` and `name` are "" if it does not say."""
+    """What RECORD says. All but `origin` are "" if it does not say."""
 
     origin: str
     commit: str = ""
     name: str = ""
+    pipeline: str = ""
 
 
 def parse_record(text: str) -> Record:
@@ -45,7 +61,7 @@ def parse_record(text: str) -> Record:
         content: Any = json.loads(text)
     except ValueError as error:
         raise Failure(f"{RECORD} is not JSON ({error}); restore it with git checkout HEAD~1 -- {RECORD}") from error
-    keys = ("origin", "commit", "name")
+    keys = ("origin", "commit", "name", "pipeline")
     fields = [content.get(key, "") for key in keys] if isinstance(content, dict) else []
     if not fields or not all(isinstance(field, str) for field in fields) or not fields[0]:
         raise Failure(f'{RECORD} has to be an object of texts such as {{"origin": URL, "commit": ID, "name": NAME}}')

@@ -58,15 +58,19 @@ def test_pytest_commands() -> None:
     pytest_ = ["/v/bin/python", "-m", "pytest"]
     together = [*pytest_, "--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
     files = ["tests/workflows", "tests/container", "tests/pipeline"]
-    short = check.pytest_commands(Path("/v/bin/python"), full=False, required=True)
+    short = check.pytest_commands(Path("/v/bin/python"), pipeline=True, full=False, required=True)
     assert list(short.values()) == [[*together, *files], [*pytest_, "tests/service"]]
-    full = check.pytest_commands(Path("/v/bin/python"), full=True, required=False)
+    service = check.pytest_commands(Path("/v/bin/python"), pipeline=False, full=False, required=False)
+    assert list(service.values()) == [[*pytest_, "tests/service"]]
+    full = check.pytest_commands(Path("/v/bin/python"), pipeline=True, full=True, required=False)
     assert list(full.values()) == [
         [*together, "--cov", "--cov-report=", *files],
         [*pytest_, "--cov", "--cov-append", "tests/service"],
         [*pytest_, "--cov", "--cov-append", "-m", "full"],
     ]
-    everything = check.pytest_commands(Path("/v/bin/python"), full=True, required=True)["pytest one at a time"]
+    everything = check.pytest_commands(Path("/v/bin/python"), pipeline=True, full=True, required=True)[
+        "pytest one at a time"
+    ]
     assert everything == [*pytest_, "--cov", "--cov-append", f"--cov-fail-under={check.COVERAGE}", "-m", "full"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 import check
 import engine
 from lib import apt
-from lib.command import Failure
+from lib.command import Failure, run
+from lib.template import RECORD, pipeline_state, write_record
 from programs import Programs
 
 
@@ -100,9 +102,7 @@ def test_all_checks_pass(tools: Programs, capfd: pytest.CaptureFixture[str]) -> 
 def test_every_check_that_fails_is_named(tools: Programs) -> None:
     """One that fails does not hide the next."""
     tools.answer("^ruff check", status=1).answer("^python", status=1).answer("^uv", err="no solution", status=1)
-    with pytest.raises(
-        Failure, match=r"^requirements, ruff, pytest, pytest of the service found something: see above$"
-    ):
+    with pytest.raises(Failure, match=r"^requirements, ruff, pytest, pytest of the service failed; see above$"):
         check.main([])
     assert tools.called("zizmor")
 
@@ -122,6 +122,96 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
         "1 -m pytest --cov --cov-append tests/service",
         "1 -m pytest --cov --cov-append --cov-fail-under=95 -m full",
     ]
+
+
+@pytest.fixture
+def copy(tools: Programs, project: Path) -> Path:
+    """A copy of the template as its repository has it: yours beside the pipeline's, and a record of the latter."""
+    files = {
+        "src/shop/__init__.py": "",
+        "tests/service/test_page.py": "",
+        "service.toml": 'name = "shop"\n',
+        "scripts/plan.py": "print(1)\n",
+        "tests/pipeline/test_plan.py": "",
+        ".github/workflows/ci.yml": "on: push\n",
+        "CONTRIBUTING.md": "",
+        ".gitignore": "*.log\n",
+    }
+    for path, text in files.items():
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).write_text(text, "utf-8")
+    run(["git", "init", "--quiet", str(project)])
+    run(["git", "-C", str(project), "add", "--all"])
+    listed = run(["git", "-C", str(project), "ls-files", "--stage", "-z"]).stdout.split("\0")[:-1]
+    state = pipeline_state({line.partition("\t")[2]: line.split()[1] for line in listed})
+    (project / RECORD).write_text(write_record("", origin="https://example.com/t", pipeline=state), "utf-8")
+    return project
+
+
+def pytests(tools: Programs) -> int:
+    """How many times pytest ran."""
+    return len(tools.called("python", "-m", "pytest"))
+
+
+def test_a_copy_runs_its_own_tests(copy: Path, tools: Programs, capfd: pytest.CaptureFixture[str]) -> None:
+    """The pipeline's files are the template's, where their tests have run: the copy's CI is fast."""
+    assert check.main([]) == 0
+    assert tools.called("python") == [["python", "-m", "pytest", "tests/service"]]
+    assert tools.called("mypy")
+    assert "its own tests do not run here; --pipeline runs them" in capfd.readouterr().err
+
+
+def test_a_copy_needs_no_engine(copy: Path, tools: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--setup installs what the tests that run need, and nothing more."""
+    done: list[object] = []
+    monkeypatch.setattr(engine, "setup", lambda _offline: pytest.fail("an engine was set up"))
+    monkeypatch.setattr(apt, "install", lambda *names, **more: done.append((*names, more)))
+    assert check.main(["--setup"]) == 0
+    assert done == [(check.SERVICE_PACKAGES, {"if_available": check.BROWSER_PACKAGES})]
+
+
+@pytest.mark.parametrize("option", ["--pipeline", "--full"])
+def test_a_copy_runs_the_pipelines_tests_if_asked(copy: Path, tools: Programs, option: str) -> None:
+    """Whoever asks gets them."""
+    assert check.main([option]) == 0
+    assert pytests(tools) >= 2
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "changed"),
+    [
+        ("scripts/plan.py", "print(2)\n", True),
+        ("scripts/new.py", "", True),
+        ("tests/pipeline/test_plan.py", "import plan\n", True),
+        (".github/workflows/mine.yml", "on: push\n", True),
+        ("scripts/plan.py", None, True),
+        ("src/shop/__init__.py", "print(2)\n", False),
+        ("src/shop/new.py", "", False),
+        ("tests/service/test_page.py", "import shop\n", False),
+        ("service.toml", 'name = "store"\n', False),
+        ("requirements.in", "django\n", False),
+        ("migrations/0001.sql", "", False),
+        ("scripts/run.log", "", False),  # ignored by Git
+        ("CONTRIBUTING.md", "Come in.\n", False),
+        (RECORD, None, True),  # the template itself has no record
+        (RECORD, '{"origin": "https://example.com/t"}', True),
+    ],
+)
+def test_the_pipelines_tests_run_if_it_changed(copy: Path, path: str, text: str | None, changed: bool) -> None:
+    """Committed or not, a change to the pipeline is tested; one to the service is the service's."""
+    assert not check.pipeline_changed(copy)
+    (copy / path).parent.mkdir(parents=True, exist_ok=True)
+    if text is None:
+        (copy / path).unlink()
+    else:
+        (copy / path).write_text(text, "utf-8")
+    assert check.pipeline_changed(copy) is changed
+
+
+def test_without_git_everything_runs(copy: Path) -> None:
+    """What nobody can compare counts as changed."""
+    shutil.rmtree(copy / ".git")
+    assert check.pipeline_changed(copy)
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 1)])

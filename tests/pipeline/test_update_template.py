@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import check
 from conftest import need
 from lib.command import ROOT, Failure, UsageError, run
 from lib.template import RECORD, Name, is_yours, name_in, named, parse_record, rename_path, rename_text
@@ -92,6 +93,18 @@ def test_fork_keeps_its_history(template: Path, tmp_path: Path) -> None:
     assert up(root)[1] == f"up to date with main ({new[:12]}); nothing to do"
 
 
+def test_updated_copy_has_the_templates_pipeline(template: Path, tmp_path: Path) -> None:
+    """Until it is changed, the copy's checks leave the pipeline's tests to the template's."""
+    commit(template, "Copied", FIRST)
+    root = copy(template, tmp_path / "copy")
+    commit(root, "Mine", {"src/friendlyhello/views.py": "mine\n"})
+    grow(template)
+    up(root, template)
+    assert not check.pipeline_changed(root)
+    write(root, {"scripts/plan.py": "mine\n"})
+    assert check.pipeline_changed(root)
+
+
 def test_copy_is_found_by_its_files(template: Path, tmp_path: Path) -> None:
     """A copy without a record is found by its first commit's files; from then on it is recorded."""
     commit(template, "Before", {"scripts/plan.py": "older\n"})
@@ -100,7 +113,9 @@ def test_copy_is_found_by_its_files(template: Path, tmp_path: Path) -> None:
     commit(root, "Mine", {"scripts/lib/names.py": changed(FIRST["scripts/lib/names.py"], 15, "mine")})
     new = grow(template)
     up(root, template)
-    assert json.loads(read(root, RECORD)) == {"origin": str(template), "commit": new}
+    record = json.loads(read(root, RECORD))
+    assert record == {"origin": str(template), "commit": new, "pipeline": record["pipeline"]}
+    assert check.pipeline_changed(root), "a line of the pipeline is the copy's own"
     assert read(root, "scripts/lib/names.py").count("mine\n") == 1
     assert "template's" in read(root, "scripts/lib/names.py")
     assert len(git(root, "rev-parse", "HEAD^@").split()) == 1, "the template's history stays out of the copy's"
