@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from lib import release
 from lib.command import STATE, Failure, add_summary, parser, run, say, stage, start
-from lib.names import Version, image_name, parse_version, source
+from lib.names import Version, checked_out, image_name, parse_version
 from lib.registry import digest_at
 
 
@@ -57,8 +57,8 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--dry-run", action="store_true", help="print the notes, and release nothing")
     options = arguments.parse_args(argv)
     version = parse_version(options.version)
-    src = source()
-    image = image_name(os.environ, src.repository)
+    commit = checked_out()
+    image = image_name(os.environ, commit.repository)
     with stage(f"Announce release {version}"):
         digest = digest_at(image.tagged(str(version)))
         if not digest:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
                 f"there is no {image.tagged(str(version))} in the registry; run python3 scripts/promote_image.py"
                 f" {version} first"
             )
-        text = notes(version, release.verified(image, digest, revision=src.sha))
+        text = notes(version, release.verified(image, digest, revision=commit.sha))
         if options.dry_run:
             print(text)
             return 0

@@ -2,7 +2,7 @@
 """Build the image from this commit for every platform, into the local engine.
 
 One index with an image for each platform and its provenance. Prints the index digest: the digest
-that is then tested, pushed, promoted, deployed and rolled back to. Writes build/image.json.
+that is then tested, pushed, promoted, deployed and rolled back to.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib import engine
-from lib.command import ROOT, STATE, Failure, parser, say, set_output, stage, start
-from lib.names import Source, source
+from lib.command import ROOT, Failure, parser, say, set_output, stage, start
+from lib.names import Commit, checked_out
 from lib.registry import LocalImage, check_same, local_image, run_pulling
 
 IMAGE = "friendlyhello:ci"
@@ -33,7 +33,7 @@ SECRET_LIMIT = 500 * 1024  # BuildKit's, in bytes
 def build_command(
     image: str,
     platforms: Sequence[str],
-    commit: Source,
+    commit: Commit,
     *,
     builder: str = "default",
     ca_bundle: str = "",
@@ -95,8 +95,8 @@ def why_it_failed(log: str) -> str:
     return str(steps[-1]) if steps else (after.strip().splitlines() or ["docker buildx build failed"])[0]
 
 
-def build(image: str, platforms: Sequence[str], commit: Source) -> LocalImage:
-    """Build the image and return it; build/image.json has what later steps need."""
+def build(image: str, platforms: Sequence[str], commit: Commit) -> LocalImage:
+    """Build the image and return it; the engine has to keep the digest that the build reported."""
     if commit.dirty:
         say(f"the work tree has changes that are in no commit: the image's revision is {commit.revision}")
     with tempfile.TemporaryDirectory() as folder:
@@ -117,15 +117,6 @@ def build(image: str, platforms: Sequence[str], commit: Source) -> LocalImage:
         digest = digest_in(metadata.read_text("utf-8"))
     built = local_image(image)
     check_same(f"{image} on this engine", digest, built.digest)
-    STATE.mkdir(exist_ok=True)
-    facts = {
-        "image": image,
-        "digest": digest,
-        "revision": commit.revision,
-        "platforms": list(platforms),
-        "stand_in": built.stand_in,
-    }
-    (STATE / "image.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     return built
 
 
@@ -138,9 +129,8 @@ def main(argv: Sequence[str]) -> int:
     options = arguments.parse_args(argv)
     engine.find()
     with stage("Build image"):
-        built = build(options.image, options.platform or engine.PLATFORMS, source())
+        built = build(options.image, options.platform or engine.PLATFORMS, checked_out())
     set_output("digest", built.digest)
-    set_output("image", built.reference)
     print(built.digest)
     return 0
 

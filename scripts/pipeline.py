@@ -22,7 +22,7 @@ import smoke_test
 from engine import setup as set_up
 from lib import containers, engine, standin
 from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
-from lib.names import ImageName, Source, image_name, source
+from lib.names import Commit, ImageName, checked_out, image_name
 from lib.registry import LocalImage, check_same, layer_sizes, local_image, run_pulling
 
 IMAGE = "friendlyhello:ci"
@@ -77,7 +77,7 @@ def logged_in(username: str, token: str, registry: str) -> Iterator[None]:
         run(["docker", "logout", *server], check=False)
 
 
-def pull_back(image: LocalImage, target: ImageName, commit: Source, digest: str) -> None:
+def pull_back(image: LocalImage, target: ImageName, commit: Commit, digest: str) -> None:
     """Remove the image here and get it from the registry again, by its digest."""
     for name in (image.reference, target.tagged(commit.revision)):
         run(["docker", "image", "rm", "--force", name], check=False)
@@ -161,7 +161,7 @@ def report(result: Result, done: Sequence[Mapping[str, Any]], run_line: str) -> 
 
 def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Result, str]:
     """Run every stage; return the result and the line that runs the image."""
-    commit = source()
+    commit = checked_out()
     env = dict(os.environ)
     if push and not env.get("DOCKERHUB_USERNAME"):
         raise UsageError("--push needs DOCKERHUB_USERNAME: set it to the name you log in to the registry with")

@@ -10,8 +10,7 @@ DOCKERHUB_TOKEN is set), and hands on:
   publish  true where the tested image is to be pushed
   build    true where it has to be built: false if this commit is published already
   digest   what is published for this commit, or nothing
-  image    [registry/]username/repository, or nothing
-  subject  the same with docker.io for Docker Hub, as attestations call it
+  subject  registry/namespace/repository, as attestations call it, or nothing
   version  1.2.3 where the run was started by the tag v1.2.3, or nothing
 
 A pull request is built and tested, never published. A tag that is not a version, or whose commit is
@@ -29,7 +28,7 @@ from lib import release
 from lib.command import Failure, UsageError, add_summary, annotate, parser, say, set_output, start
 from lib.engine import PLATFORMS
 from lib.github import is_private
-from lib.names import ImageName, Source, Version, image_name, parse_version, source
+from lib.names import Commit, ImageName, Version, checked_out, image_name, parse_version
 from lib.registry import digest_at, is_shown
 
 MAIN = "refs/heads/main"
@@ -147,7 +146,7 @@ Nothing is set that says where to publish. Under {settings} set:
 Then run this workflow again."""
 
 
-def report(plan: Plan, src: Source) -> None:
+def report(plan: Plan, commit: Commit) -> None:
     """Say what this run will do; say what to set where nothing is."""
     if plan.why:
         say(f"plan: {plan.why}")
@@ -158,25 +157,24 @@ def report(plan: Plan, src: Source) -> None:
     )
     say(f"plan: {sentence}")
     annotate("notice", sentence)
-    add_summary(what_to_set(src.url))
+    add_summary(what_to_set(commit.url))
 
 
 def main(argv: Sequence[str]) -> int:
     parser(__doc__).parse_args(argv)
-    src = source()
-    plan = decide(os.environ, src.repository)
+    commit = checked_out()
+    plan = decide(os.environ, commit.repository)
     if plan.version:
-        check_history(f"v{plan.version}", src.sha)
-    report(plan, src)
+        check_history(f"v{plan.version}", commit.sha)
+    report(plan, commit)
     if plan.image:
         check_visible(plan.image, os.environ)
-    digest = published(plan.image, src.sha) if plan.image else ""
+    digest = published(plan.image, commit.sha) if plan.image else ""
     if digest:
-        say(f"plan: {src.sha} is published already as {digest}; it is used again, not built again")
+        say(f"plan: {commit.sha} is published already as {digest}; it is used again, not built again")
     set_output("publish", "true" if plan.image else "false")
     set_output("build", "false" if digest else "true")
     set_output("digest", digest)
-    set_output("image", str(plan.image or ""))
     set_output("subject", f"{'' if plan.image.registry else 'docker.io/'}{plan.image}" if plan.image else "")
     set_output("version", str(plan.version or ""))
     return 0

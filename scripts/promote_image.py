@@ -28,7 +28,7 @@ from lib.command import (
     stage,
     start,
 )
-from lib.names import ImageName, Version, check_digest, image_name, parse_version, source
+from lib.names import ImageName, Version, check_digest, checked_out, image_name, parse_version
 from lib.registry import check_same, retry, tags_of
 
 EDGE = "edge"
@@ -155,7 +155,7 @@ def newest_commits() -> list[str]:
     # Another run may have published a newer commit since this one was checked out.
     release.fetch_main(os.environ)
     newer = run([*git, "rev-list", "--first-parent", "--max-count=50", f"HEAD..{release.MAIN}"]).stdout
-    return [*newer.split(), source().sha]
+    return [*newer.split(), checked_out().sha]
 
 
 def promote_edge(image: ImageName, dry_run: bool) -> list[Move]:
@@ -164,7 +164,7 @@ def promote_edge(image: ImageName, dry_run: bool) -> list[Move]:
     for _ in range(3):
         commit, digest = newest_published(newest_commits(), lambda sha: digest_at(image, sha))
         if not commit:
-            raise not_published(image, source().sha)
+            raise not_published(image, checked_out().sha)
         before = move.before if move else digest_at(image, EDGE)
         if move and move.after == digest:
             break
@@ -193,17 +193,19 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--dry-run", action="store_true", help="say what would move, and move nothing")
     options = arguments.parse_args(argv)
     version = None if options.name == EDGE else parse_version(options.name)
-    src = source()
-    image = image_name(os.environ, src.repository)
+    commit = checked_out()
+    image = image_name(os.environ, commit.repository)
     with stage(f"Promote image to {options.name}"):
-        digest = digest_at(image, src.sha)
+        digest = digest_at(image, commit.sha)
         if not digest:
-            raise not_published(image, src.sha)
+            raise not_published(image, commit.sha)
         if options.digest:
-            check_same(image.tagged(src.sha), check_digest(options.digest), digest)
+            check_same(image.tagged(commit.sha), check_digest(options.digest), digest)
         dry_run = options.dry_run
-        release.verified(image, digest, revision=src.sha)
-        moves = promote_version(image, src.sha, digest, version, dry_run) if version else promote_edge(image, dry_run)
+        release.verified(image, digest, revision=commit.sha)
+        moves = (
+            promote_version(image, commit.sha, digest, version, dry_run) if version else promote_edge(image, dry_run)
+        )
     for move in moves:
         print(move)
     add_summary(table(image, moves))

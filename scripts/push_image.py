@@ -16,7 +16,7 @@ from lib.command import Failure, last_line, parser, run, say, set_output, shown,
 from lib.distribution import Refused
 from lib.engine import PLATFORMS
 from lib.github import is_private
-from lib.names import ImageName, Source, check_digest, image_name, source
+from lib.names import Commit, ImageName, check_digest, checked_out, image_name
 from lib.registry import REFUSED, LocalImage, check_same, digest_at, is_shown, local_image, retry
 
 IMAGE = "friendlyhello:ci"
@@ -32,7 +32,7 @@ def push_command(reference: str) -> list[str]:
     return ["docker", "push", reference]
 
 
-def check_allowed(image: LocalImage, target: ImageName, commit: Source) -> None:
+def check_allowed(image: LocalImage, target: ImageName, commit: Commit) -> None:
     """Raise Failure for an image that must not be published there."""
     if image.stand_in and not target.is_local:
         raise Failure(
@@ -77,7 +77,7 @@ def push(reference: str) -> None:
 
 
 def publish(
-    image: LocalImage, target: ImageName, commit: Source, *, platforms: Sequence[str] = (), dry_run: bool = False
+    image: LocalImage, target: ImageName, commit: Commit, *, platforms: Sequence[str] = (), dry_run: bool = False
 ) -> str:
     """Publish an image as its commit's and return the digest that the registry has for it.
 
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--digest", help="the digest that was tested: no other is pushed")
     arguments.add_argument("--dry-run", action="store_true", help="say what would be pushed, and push nothing")
     options = arguments.parse_args(argv)
-    commit = source()
+    commit = checked_out()
     target = image_name(os.environ, commit.repository)
     image = local_image(options.image)
     if options.digest:
@@ -117,7 +117,6 @@ def main(argv: Sequence[str]) -> int:
     with stage("Push image"):
         digest = publish(image, target, commit, platforms=PLATFORMS, dry_run=options.dry_run)
     set_output("digest", digest)
-    set_output("reference", target.at(digest))
     print(target.at(digest))
     return 0
 

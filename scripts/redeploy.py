@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lib import release as releases
 from lib.command import ROOT, Failure, UsageError, add_summary, last_line, parser, run, say, set_output, shown, start
-from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, image_name, parse_reference, source
+from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, checked_out, image_name, parse_reference
 from lib.record import Record, configs, history, locked, previous, write_record
 from lib.rollout import Rollout, deploy_command, remove_stack, settings, url
 from lib.ssh import connection
@@ -196,17 +196,17 @@ def main(argv: Sequence[str]) -> int:
     if not options.version and not options.status:
         raise UsageError("no version given; run python3 scripts/redeploy.py VERSION, or --status")
     version = check_version(options.version) if options.version else ""
-    here = source()
+    commit = checked_out()
     far = bool(env.get("DEPLOY_HOST")) or env.get("DOCKER_HOST", "").startswith(("ssh://", "tcp://"))
     rehearsing = options.rehearse or (env.get("GITHUB_ACTIONS") == "true" and not far and not options.status)
-    repository = env.get("IMAGE_REPOSITORY") or here.repository
+    repository = env.get("IMAGE_REPOSITORY") or commit.repository
     stack = valid_stack(env.get("STACK") or repository) + ("-rehearsal" if rehearsing else "")
     with connection(env) as host:
         if options.status:
             check_swarm()
             print(status(stack, host))
             return 0
-        name = image_name(env, here.repository)
+        name = image_name(env, commit.repository)
         with contextlib.ExitStack() as stage:
             if rehearsing and not options.dry_run:
                 # Verified before anything is touched.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the job summary: how long each stage took, the one digest, its way, and how to run it.
 
-Reads build/stages.jsonl and build/image.json, which the other scripts leave, and from the environment
+Reads build/stages.jsonl, which the other scripts leave, and from the environment
 DIGEST, PUBLISHED (the digest in the registry, or nothing) and LOGIN (how the step that logged in ended). Prints the
 summary; on GitHub it becomes the job's. Where the login failed, says what to check, and fails.
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib.command import STATE, Failure, add_summary, parser, say, start
-from lib.names import ImageName, image_name, source
+from lib.names import ImageName, checked_out, image_name
 from lib.registry import layer_sizes
 
 
@@ -75,15 +75,15 @@ def read(name: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     parser(__doc__).parse_args(argv)
-    src = source()
+    commit = checked_out()
     digest = os.environ.get("DIGEST", "")
     stages = stages_in(read("stages.jsonl"))
-    parts = [f"### Image of {src.sha}", stage_table(stages)]
+    parts = [f"### Image of {commit.sha}", stage_table(stages)]
     if digest:
-        parts += [f"Digest: `{digest}`", way(src.sha, digest, stages)]
+        parts += [f"Digest: `{digest}`", way(commit.sha, digest, stages)]
     if digest and os.environ.get("PUBLISHED") == digest:
-        image = image_name(os.environ, src.repository)
-        parts.append(commands(image, src.sha, digest))
+        image = image_name(os.environ, commit.repository)
+        parts.append(commands(image, commit.sha, digest))
         sizes = sizes_of(image.at(digest))
         parts.append(size_table(sizes) if sizes else "")
     summary = "\n\n".join(part for part in parts if part)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """The top of the repository; every script runs from any folder because it starts here."""
 
 STATE = ROOT / "build"
-"""Where a run leaves its hand-over files: stages.jsonl, image.json. Ignored by Git."""
+"""Where a run notes its stages, in stages.jsonl. Ignored by Git."""
 
 
 class Failure(Exception):

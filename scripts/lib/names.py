@@ -183,7 +183,7 @@ def parse_version(text: str) -> Version:
 
 
 @dataclass(frozen=True)
-class Source:
+class Commit:
     """The commit that is being built: what the image's labels and dates come from.
 
     `revision` is the full commit id, with `-dirty` behind it where the work tree has changes that
@@ -207,7 +207,7 @@ def git(*arguments: str, root: Path = ROOT) -> str:
     return run(["git", "-C", str(root), *arguments]).stdout.rstrip("\n")
 
 
-def source(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Source:
+def checked_out(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Commit:
     """Return the commit that is checked out, or raise Failure where there is none."""
     inside = run(["git", "-C", str(root), "rev-parse", "--show-toplevel"], check=False)
     if trusted := re.search(r"dubious ownership[^$]*safe\.directory (.+)", inside.stderr):
@@ -226,7 +226,7 @@ def source(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Source:
     remote = run(["git", "-C", str(root), "remote", "get-url", "origin"], check=False).stdout.strip()
     slug = env.get("GITHUB_REPOSITORY", "")
     url = f"{env.get('GITHUB_SERVER_URL', 'https://github.com')}/{slug}" if slug else public_url(remote)
-    return Source(
+    return Commit(
         sha=check_sha(git("rev-parse", "HEAD", root=root)),
         dirty=bool(git("status", "--porcelain", root=root)),
         date=int(git("show", "-s", "--format=%ct", "HEAD", root=root)),

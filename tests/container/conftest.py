@@ -15,7 +15,7 @@ from conftest import need
 from lib import engine
 from lib.command import run
 from lib.daemon import Daemon
-from lib.names import source
+from lib.names import checked_out
 from lib.registry import LocalImage
 from lib.standin import start_registry
 
@@ -32,7 +32,7 @@ def _engine() -> None:
 @pytest.fixture(scope="session")
 def image(_engine: None) -> Iterator[LocalImage]:
     """The image of this work tree, for both platforms, under a name of the tests' own."""
-    yield build_image.build(f"{PREFIX}:good", engine.PLATFORMS, source())
+    yield build_image.build(f"{PREFIX}:good", engine.PLATFORMS, checked_out())
     run(["docker", "image", "rm", "--force", f"{PREFIX}:good"], check=False)
 
 

@@ -15,7 +15,7 @@ import pytest
 import build_image
 from lib import engine
 from lib.command import Failure, run
-from lib.names import git, source
+from lib.names import checked_out, git
 from lib.registry import Index, LocalImage, is_attestation, local_image
 from lib.standin import host_platform
 from smoke_test import smoke_test
@@ -68,7 +68,7 @@ def test_both_platforms_and_their_provenance(image: LocalImage, tmp_path: Path) 
 
 def test_labels(image: LocalImage) -> None:
     """Tools can tell from the image where it comes from."""
-    commit = source()
+    commit = checked_out()
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in image.labels.items()}
     assert labels["title"] == "friendlyhello"
     assert labels["licenses"] == "MIT"
@@ -122,7 +122,7 @@ def test_a_commit_always_gives_the_same_images(tmp_path: Path) -> None:
         command = build_image.build_command(
             name,
             engine.PLATFORMS,
-            source(tmp_path / clone, {}),
+            checked_out(tmp_path / clone, {}),
             ca_bundle=build_image.ca_bundle(),
             proxies=build_image.proxies(),
             metadata=tmp_path / f"{clone}.json",
@@ -281,4 +281,4 @@ def test_the_wrong_digest_is_not_tested(image: LocalImage) -> None:
 
 def test_the_work_tree_is_a_commit() -> None:
     """The tests look at what git has, so that a dirty tree is seen as one."""
-    assert source().sha == git("rev-parse", "HEAD")
+    assert checked_out().sha == git("rev-parse", "HEAD")

@@ -18,7 +18,7 @@ import pipeline
 import ports
 from lib import command, containers, engine
 from lib.command import run, wait_until
-from lib.names import ImageName, source
+from lib.names import ImageName, checked_out
 from lib.registry import LocalImage, index_of, local_image
 from lib.standin import host_platform
 
@@ -99,7 +99,7 @@ def test_publish(
         "REGISTRY": target.registry,
     }.items():
         monkeypatch.setenv(name, value)
-    tag = target.tagged(source().revision)
+    tag = target.tagged(checked_out().revision)
     try:
         assert pipeline.main(["--push", "--port", str(ports.free_port())]) == 0
     finally:

@@ -19,7 +19,7 @@ from lib import registry as registries
 from lib import release
 from lib.command import Failure, run
 from lib.daemon import Daemon
-from lib.names import ImageName, Source
+from lib.names import Commit, ImageName
 from lib.registry import LocalImage, index_of, local_image
 from lib.standin import start_registry
 
@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def commit(image: LocalImage) -> Source:
+def commit(image: LocalImage) -> Commit:
     """The commit that the image was built from."""
     sha, _, dirty = image.revision.partition("-")
-    return Source(sha, bool(dirty), 0, "hello", "")
+    return Commit(sha, bool(dirty), 0, "hello", "")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def remove(target: ImageName) -> None:
         run(["docker", "image", "rm", "--force", *tags])
 
 
-def test_pushed_as_tested(image: LocalImage, commit: Source, target: ImageName) -> None:
+def test_pushed_as_tested(image: LocalImage, commit: Commit, target: ImageName) -> None:
     """The registry has the digest that was built, with both platforms and what attests them."""
     assert push_image.publish(image, target, commit, dry_run=True) == image.digest
     assert index_of(target.tagged(commit.revision)) is None
@@ -67,7 +67,7 @@ def test_pushed_as_tested(image: LocalImage, commit: Source, target: ImageName) 
         assert 0 < added[platform] <= 12_000_000 < sum(layers[platform])
 
 
-def test_pushed_once(image: LocalImage, commit: Source, target: ImageName, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pushed_once(image: LocalImage, commit: Commit, target: ImageName, capsys: pytest.CaptureFixture[str]) -> None:
     """Doing it again pushes nothing."""
     push_image.publish(image, target, commit)
     capsys.readouterr()
@@ -76,10 +76,10 @@ def test_pushed_once(image: LocalImage, commit: Source, target: ImageName, capsy
 
 
 def test_a_published_commit_keeps_its_image(
-    image: LocalImage, broken: Callable[[str], str], commit: Source, target: ImageName
+    image: LocalImage, broken: Callable[[str], str], commit: Commit, target: ImageName
 ) -> None:
     """Another build of the same commit does not take its place; the first one goes on."""
-    clean = Source(commit.sha, False, commit.date, commit.repository, commit.url)
+    clean = Commit(commit.sha, False, commit.date, commit.repository, commit.url)
     labels = f'LABEL org.opencontainers.image.revision="{commit.sha}" try='
     first = local_image(broken(labels + "1"))
     run(["docker", "tag", first.reference, target.tagged(commit.sha)])
@@ -92,15 +92,15 @@ def test_a_published_commit_keeps_its_image(
     assert index.digest == first.digest
 
 
-def test_another_revision_is_refused(image: LocalImage, commit: Source, target: ImageName) -> None:
+def test_another_revision_is_refused(image: LocalImage, commit: Commit, target: ImageName) -> None:
     """An image of another commit is not published as this one's."""
-    other = Source("f" * 40, False, commit.date, commit.repository, commit.url)
+    other = Commit("f" * 40, False, commit.date, commit.repository, commit.url)
     with pytest.raises(Failure, match=r"was built from .* run python3 scripts/build_image.py first"):
         push_image.publish(image, target, other)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_registry_that_recovers(image: LocalImage, commit: Source, registry: int) -> None:
+def test_a_registry_that_recovers(image: LocalImage, commit: Commit, registry: int) -> None:
     """Two answers of 503 are no end."""
     with Front(registry, "") as front:
         front.writes_to_fail = 2
@@ -113,14 +113,14 @@ def test_a_registry_that_recovers(image: LocalImage, commit: Source, registry: i
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_registry_that_stays_down(image: LocalImage, commit: Source, free_port: int) -> None:
+def test_a_registry_that_stays_down(image: LocalImage, commit: Commit, free_port: int) -> None:
     """A registry that cannot be reached is a sentence, after five tries."""
     with pytest.raises(Failure, match=r"cannot read http:.* \(tried 5 times\)"):
         push_image.publish(image, ImageName(f"localhost:{free_port}", "me", "hello"), commit)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_registry_with_a_full_disk(image: LocalImage, commit: Source, tmp_path: Path, free_port: int) -> None:
+def test_a_registry_with_a_full_disk(image: LocalImage, commit: Commit, tmp_path: Path, free_port: int) -> None:
     """A push that cannot be stored is red, and the tag is not there."""
     need_root("a small file system")
     data = tmp_path / "data"
@@ -158,7 +158,7 @@ def test_what_is_set_wrongly_is_one_sentence(image: LocalImage, env: dict[str, s
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_stand_in_stays_here(image: LocalImage, commit: Source) -> None:
+def test_a_stand_in_stays_here(image: LocalImage, commit: Commit) -> None:
     """An image on a stand-in base goes to no registry but one on localhost; a real one is asked for elsewhere."""
     stand_in = LocalImage(image.reference, image.digest, {**image.labels, "friendlyhello.stand-in": "true"})
     with pytest.raises(Failure, match="stand-in"):

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import build_image
 import check
 import pipeline
 from hub import Hub
@@ -51,7 +50,7 @@ def hub(docker_config: Path) -> Iterator[Hub]:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a run leaves its files: not in the project's own build folder."""
     folder = tmp_path / "build"
-    for module in (command, build_image, check, pipeline):
+    for module in (command, check, pipeline):
         monkeypatch.setattr(module, "STATE", folder)
     return folder
 

@@ -9,11 +9,11 @@ import pytest
 
 import build_image
 from lib.command import Failure
-from lib.names import Source
+from lib.names import Commit
 from programs import Programs
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
-COMMIT = Source(SHA, False, 1_700_000_000, "hello", "https://github.com/octo/hello")
+COMMIT = Commit(SHA, False, 1_700_000_000, "hello", "https://github.com/octo/hello")
 DIGEST, OTHER = (f"sha256:{letter * 64}" for letter in "ab")
 
 # Writes what buildx writes: a digest into the file that --metadata-file names.
@@ -54,7 +54,7 @@ def test_build_command_behind_a_proxy() -> None:
 
 def test_a_dirty_work_tree_marks_the_revision() -> None:
     """What is in no commit is not said to be one."""
-    dirty = Source(SHA, True, 0, "hello", "")
+    dirty = Commit(SHA, True, 0, "hello", "")
     command = build_image.build_command("hello:ci", ["linux/amd64"], dirty, metadata=Path("m"))
     assert f"REVISION={SHA}-dirty" in command
 
@@ -110,21 +110,12 @@ def test_why_it_failed(log: str, expected: str) -> None:
     assert build_image.why_it_failed(log) == expected
 
 
-def test_build(
-    docker: Programs, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The digest is the same in the metadata and in the engine; what follows finds it in build/image.json."""
+def test_build(docker: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+    """The digest is the same in the metadata and in the engine, and is what is handed on."""
     metadata = json.dumps({"containerimage.digest": DIGEST})
     (docker.bin / "docker").write_text(BUILDX.format(metadata=metadata, digest=DIGEST), "utf-8")
-    dirty = Source(SHA, True, 0, "hello", "")
+    dirty = Commit(SHA, True, 0, "hello", "")
     assert build_image.build("hello:ci", ["linux/amd64"], dirty).digest == DIGEST
-    assert json.loads((state / "image.json").read_text("utf-8")) == {
-        "image": "hello:ci",
-        "digest": DIGEST,
-        "revision": f"{SHA}-dirty",
-        "platforms": ["linux/amd64"],
-        "stand_in": False,
-    }
     assert f"changes that are in no commit: the image's revision is {SHA}-dirty" in capsys.readouterr().err
 
 

@@ -16,12 +16,12 @@ from lib.names import (
     check_digest,
     check_sha,
     check_tag,
+    checked_out,
     image_name,
     parse_reference,
     parse_version,
     public_url,
     repository_name,
-    source,
 )
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -202,14 +202,14 @@ def test_source(tmp_path: Path) -> None:
     """A commit is what it is; changes that are in no commit are marked."""
     git(tmp_path, "init", "-q")
     with pytest.raises(Failure, match="no commit yet"):
-        source(tmp_path, {})
+        checked_out(tmp_path, {})
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "one")
-    clean = source(tmp_path, {})
+    clean = checked_out(tmp_path, {})
     assert (clean.revision, clean.repository, clean.url) == (clean.sha, tmp_path.name, "")
     (tmp_path / "file").touch()
-    assert source(tmp_path, {}).revision == f"{clean.sha}-dirty"
-    assert source(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).url == "https://github.com/me/Hello"
-    assert source(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).repository == "Hello"
+    assert checked_out(tmp_path, {}).revision == f"{clean.sha}-dirty"
+    assert checked_out(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).url == "https://github.com/me/Hello"
+    assert checked_out(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).repository == "Hello"
 
 
 def test_a_remote_that_names_nothing(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_remote_that_names_nothing(tmp_path: Path) -> None:
     git(folder, "init", "-q")
     git(folder, "remote", "add", "origin", ".")
     git(folder, "commit", "-q", "--allow-empty", "-m", "one")
-    assert str(image_name({"DOCKERHUB_USERNAME": "me"}, source(folder, {}).repository)) == "me/hello"
+    assert str(image_name({"DOCKERHUB_USERNAME": "me"}, checked_out(folder, {}).repository)) == "me/hello"
 
 
 def test_a_folder_with_a_blank_in_its_name(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_folder_with_a_blank_in_its_name(tmp_path: Path) -> None:
     folder.mkdir()
     git(folder, "init", "-q")
     git(folder, "commit", "-q", "--allow-empty", "-m", "one")
-    assert str(image_name({"DOCKERHUB_USERNAME": "me"}, source(folder, {}).repository)) == "me/my-app"
+    assert str(image_name({"DOCKERHUB_USERNAME": "me"}, checked_out(folder, {}).repository)) == "me/my-app"
 
 
 def test_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,11 +241,11 @@ def test_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     with pytest.raises(Failure, match="belongs to another user, so git does not read it; if you trust it") as caught:
-        source(folder, {})
+        checked_out(folder, {})
     command = str(caught.value).partition("run ")[2]
     assert command.startswith("git config --global --add safe.directory ")
     subprocess.run(["sh", "-c", command], check=True)
-    assert source(folder, {}).repository == "My App"
+    assert checked_out(folder, {}).repository == "My App"
 
 
 def test_a_clone_on_windows_has_the_same_bytes(tmp_path: Path) -> None:
@@ -289,4 +289,4 @@ def test_what_is_not_a_reference(text: str) -> None:
 def test_no_repository_says_what_to_do(tmp_path: Path) -> None:
     """Unpacked from an archive, the project says why it needs Git."""
     with pytest.raises(Failure, match=r"is not a Git repository .* run git init"):
-        source(tmp_path, {})
+        checked_out(tmp_path, {})

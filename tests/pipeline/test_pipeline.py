@@ -11,13 +11,13 @@ import pytest
 import pipeline
 from lib import containers, standin
 from lib.command import Failure, UsageError
-from lib.names import ImageName, Source
+from lib.names import Commit, ImageName
 from lib.registry import LocalImage
 from pipeline import Result
 from programs import Programs
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
-COMMIT = Source(SHA, False, 0, "hello", "")
+COMMIT = Commit(SHA, False, 0, "hello", "")
 DIGEST, OTHER = (f"sha256:{letter * 64}" for letter in "ab")
 TARGET = ImageName("localhost:5000", "octo", "hello")
 IMAGE = LocalImage("hello:ci", DIGEST, {})
@@ -179,7 +179,7 @@ def test_report() -> None:
 
 def test_push_needs_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """--push without an account to push to is a usage mistake, found before anything is built."""
-    monkeypatch.setattr(pipeline, "source", lambda: COMMIT)
+    monkeypatch.setattr(pipeline, "checked_out", lambda: COMMIT)
     monkeypatch.delenv("DOCKERHUB_USERNAME", raising=False)
     with pytest.raises(UsageError, match="--push needs DOCKERHUB_USERNAME"):
         pipeline.main(["--push"])

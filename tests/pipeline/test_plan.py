@@ -11,7 +11,7 @@ import plan
 from hub import BOTH, Hub, honest
 from lib import distribution, release
 from lib.command import Failure, UsageError, run
-from lib.names import ImageName, Source, Version
+from lib.names import Commit, ImageName, Version
 
 SET = {"DOCKERHUB_USERNAME": "octo", "HAS_TOKEN": "true"}
 MAIN = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main"}
@@ -204,7 +204,7 @@ def test_nothing_set_is_said(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
-    monkeypatch.setattr(plan, "source", lambda: Source(SHA, False, 0, "hello", "https://github.com/octo/hello"))
+    monkeypatch.setattr(plan, "checked_out", lambda: Commit(SHA, False, 0, "hello", "https://github.com/octo/hello"))
     assert plan.main([]) == 0
     assert "::notice::tested, not published" in capsys.readouterr().out
     assert "octo/hello/settings/secrets/actions" in (tmp_path / "summary").read_text("utf-8")

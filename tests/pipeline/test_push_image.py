@@ -12,13 +12,13 @@ from hub import BOTH, REVISION, Hub, Image, honest
 from lib import distribution, names, release
 from lib.command import Failure
 from lib.distribution import Refused
-from lib.names import ImageName, Source
+from lib.names import Commit, ImageName
 from lib.registry import LocalImage
 from programs import Programs
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
-COMMIT = Source(SHA, False, 0, "hello", "")
-DIRTY = Source(SHA, True, 0, "hello", "")
+COMMIT = Commit(SHA, False, 0, "hello", "")
+DIRTY = Commit(SHA, True, 0, "hello", "")
 HUB = ImageName("", "octo", "hello")
 LOCAL = ImageName("localhost:5000", "octo", "hello")
 TESTED, EARLIER = honest(SHA), honest(SHA, built="earlier")
@@ -53,7 +53,7 @@ STAND_IN = {"friendlyhello.stand-in": "true"}
         (image(f"{SHA}-dirty"), LOCAL, COMMIT, f"was built from {SHA}-dirty, and {SHA} is checked out"),
     ],
 )
-def test_what_is_never_published(built: LocalImage, target: ImageName, commit: Source, sentence: str) -> None:
+def test_what_is_never_published(built: LocalImage, target: ImageName, commit: Commit, sentence: str) -> None:
     """Stand-ins and uncommitted changes stay here, and an image goes only by the name of its commit."""
     with pytest.raises(Failure, match=sentence):
         push_image.check_allowed(built, target, commit)
@@ -63,7 +63,7 @@ def test_what_is_never_published(built: LocalImage, target: ImageName, commit: S
     ("built", "target", "commit"),
     [(image(), HUB, COMMIT), (image(**STAND_IN), LOCAL, COMMIT), (image(f"{SHA}-dirty"), LOCAL, DIRTY)],
 )
-def test_what_is_published(built: LocalImage, target: ImageName, commit: Source) -> None:
+def test_what_is_published(built: LocalImage, target: ImageName, commit: Commit) -> None:
     """A commit's image goes anywhere; a stand-in's and a dirty one to localhost."""
     push_image.check_allowed(built, target, commit)
 
@@ -226,7 +226,7 @@ def test_a_push_does_not_make_a_public_repository_for_a_private_one(
 @pytest.fixture
 def checked_out(docker: Programs, target: ImageName, monkeypatch: pytest.MonkeyPatch) -> Programs:
     """A commit that is checked out, and its image in the engine."""
-    monkeypatch.setattr(push_image, "source", lambda: COMMIT)
+    monkeypatch.setattr(push_image, "checked_out", lambda: COMMIT)
     for name, value in {"DOCKERHUB_USERNAME": "octo", "IMAGE_REPOSITORY": "", "REGISTRY": target.registry}.items():
         monkeypatch.setenv(name, value)
     return docker.answer("image inspect", json.dumps([{"Id": TESTED.digest, "Config": {"Labels": {REVISION: SHA}}}]))

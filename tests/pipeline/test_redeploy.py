@@ -9,7 +9,7 @@ import pytest
 import redeploy
 from hub import Hub, honest
 from lib.command import Failure, UsageError
-from lib.names import ImageName, source
+from lib.names import ImageName, checked_out
 from lib.record import Record
 from lib.swarm import Release
 from programs import Programs
@@ -75,7 +75,7 @@ def test_a_dry_run_shows_a_diff_of_versions() -> None:
 
 def test_a_version_is_verified_and_becomes_a_digest(hub: Hub) -> None:
     """For the nodes' platforms, by the policy that releases have to meet, too: test_release.py."""
-    commit = source().sha
+    commit = checked_out().sha
     digest = hub.put("1.0.0", honest(commit, ["linux/amd64"]))
     name = ImageName(hub.host, "me", "hello")
 
@@ -124,7 +124,7 @@ def test_a_rehearsal_leaves_nothing_behind(docker: Programs, state: str) -> None
 @pytest.fixture
 def env(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No host, no workflow, and an image."""
-    hub.put("1.0.0", honest(source().sha))
+    hub.put("1.0.0", honest(checked_out().sha))
     for name in ("DEPLOY_HOST", "DEPLOY_URL", "DOCKER_HOST", "GITHUB_ACTIONS", "STACK", "DOMAIN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REGISTRY", hub.host)
@@ -150,7 +150,7 @@ def test_a_dry_run_changes_nothing(docker: Programs, hub: Hub, capsys: pytest.Ca
     assert redeploy.main(["--dry-run", "1.0.0"]) == 0
 
     printed = capsys.readouterr()
-    assert printed.out == f"- nothing\n+ 1.0.0 (revision {source().sha[:12]}, {digest[:19]})\n"
+    assert printed.out == f"- nothing\n+ 1.0.0 (revision {checked_out().sha[:12]}, {digest[:19]})\n"
     assert "would run: docker stack deploy " in printed.err
     assert not [call for call in docker.calls if {"create", "deploy", "update", "rm"} & set(call)]
 

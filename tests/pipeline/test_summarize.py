@@ -10,7 +10,7 @@ import announce_release
 import summarize
 from hub import Hub, honest
 from lib.command import Failure
-from lib.names import ImageName, Source, Version
+from lib.names import Commit, ImageName, Version
 from lib.release import Verified
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -47,7 +47,7 @@ def test_failed_login_is_explained(
 ) -> None:
     """The login is an action's step: its failure is put into one sentence here."""
     monkeypatch.setattr(summarize, "STATE", tmp_path)
-    monkeypatch.setattr(summarize, "source", lambda: Source(SHA, False, 0, "hello", ""))
+    monkeypatch.setattr(summarize, "checked_out", lambda: Commit(SHA, False, 0, "hello", ""))
     (tmp_path / "stages.jsonl").write_text(STAGES, "utf-8")
     for name, value in {"LOGIN": "failure", "DIGEST": DIGEST, "DOCKERHUB_USERNAME": "octo", "REGISTRY": ""}.items():
         monkeypatch.setenv(name, value)

@@ -18,7 +18,7 @@ import build_image
 import images
 from lib.command import run, say
 from lib.daemon import Daemon
-from lib.names import git, source
+from lib.names import checked_out, git
 from lib.registry import index_of
 from lib.standin import host_platform, start_registry
 from ports import free_port
@@ -126,7 +126,7 @@ def started(folder: Path, *names: str, bad: Mapping[str, str] | None = None) -> 
     """Engines of those names on one network, in no Swarm yet; 1.0.0, 1.1.0 and the bad versions are published."""
     commits = history()
     with contextlib.ExitStack() as stack:
-        build_image.build(f"{IMAGE}:good", [host_platform()], source())
+        build_image.build(f"{IMAGE}:good", [host_platform()], checked_out())
         stack.callback(run, ["docker", "image", "rm", "--force", f"{IMAGE}:good"], check=False)
         here, port = Daemon("registry-here", folder), free_port()
         start_registry(here, folder, port)

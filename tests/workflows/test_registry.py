@@ -13,7 +13,7 @@ import promote_image
 import summarize
 from lib import release
 from lib.command import Failure
-from lib.names import ImageName, Source
+from lib.names import Commit, ImageName
 from workflows.act import HERE, SLUG, Scenario
 
 
@@ -41,7 +41,7 @@ def here(scenario: Scenario, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for module in (promote_image, announce_release, plan, summarize, release):
         monkeypatch.setattr(module, "STATE", tmp_path / "build", raising=False)
         monkeypatch.setattr(module, "ROOT", scenario.clone, raising=False)
-        monkeypatch.setattr(module, "source", lambda: Source(scenario.sha, False, 0, "hello", ""), raising=False)
+        monkeypatch.setattr(module, "checked_out", lambda: Commit(scenario.sha, False, 0, "hello", ""), raising=False)
     (tmp_path / "build").mkdir()
     return scenario
 
