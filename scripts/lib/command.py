@@ -39,8 +39,9 @@ class UsageError(Failure):
 
 
 def say(message: str) -> None:
-    """Print one line of progress to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line of progress to stderr, in one piece: other processes may write there, too."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
 
 
 def shown(command: Sequence[str]) -> str:

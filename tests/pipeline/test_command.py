@@ -10,11 +10,24 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lib import command
-from lib.command import Failure, UsageError, add_summary, annotate, last_line, run, set_output, stage, start, wait_until
+from lib.command import (
+    Failure,
+    UsageError,
+    add_summary,
+    annotate,
+    last_line,
+    run,
+    say,
+    set_output,
+    stage,
+    start,
+    wait_until,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -90,6 +103,14 @@ def test_run_hands_on_environment_and_input(capfd: pytest.CaptureFixture[str]) -
     assert run(["sh", "-c", 'echo "$A"; cat'], env={"A": "b"}, stdin="c").stdout == "b\nc"
     run(["echo", "two words"], show=True, passthrough=True)
     assert capfd.readouterr() == ("", "$ echo 'two words'\ntwo words\n")
+
+
+def test_a_line_of_progress_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes write to one log: their lines are not mixed."""
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    say("Build image ...")
+    assert written == ["Build image ...\n"]
 
 
 # A command that says when it can be interrupted, under a script that says when it waits for it.
