@@ -1,13 +1,33 @@
-"""What GitHub says about a run and its repository; nothing is asked over the network here."""
+"""What GitHub says about a run and its repository, and the statements about images that it keeps for it.
+
+GitHub is the ledger, and a registry is only storage: whoever can write to the registry cannot write a statement that
+`gh attestation verify` takes for one of this repository's CI.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.command import Failure
+from lib.command import Failure, last_line, run
+from lib.distribution import Refused
+from lib.names import SHA
+from lib.registry import retry
+
+GITHUB = "https://github.com"
+WORKFLOW = ".github/workflows/ci.yml"
+MAIN = "refs/heads/main"
+RELEASES = "refs/tags/v"
+SLUG = re.compile(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+")
+INSTALL = "https://cli.github.com"
+
+BUSY = re.compile(r"HTTP 5\d\d|HTTP 429|rate limit|time-?out|timed out|connection re|EOF|no such host|TLS", re.I)
+"""What gh says when the same question may be answered a little later."""
 
 
 def payload(env: Mapping[str, str]) -> dict[str, Any]:
@@ -23,6 +43,113 @@ def payload(env: Mapping[str, str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise Failure(f"cannot read the event that started this run, {path}: {error}") from error
     return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on GitHub: its server's address, and owner/name."""
+
+    server: str
+    slug: str
+
+    @property
+    def url(self) -> str:
+        """Where people find it."""
+        return f"{self.server}/{self.slug}"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A signed statement about a digest: by a run of `ref` (refs/heads/main, refs/tags/v1.2.3) for a commit."""
+
+    commit: str
+    ref: str
+    predicate: Mapping[str, Any]
+
+
+def repository(env: Mapping[str, str], url: str) -> Repository | None:
+    """Return the repository that a run belongs to, or else that a clone's page `url` is; None if not on GitHub."""
+    server = (env.get("GITHUB_SERVER_URL") or GITHUB).rstrip("/")
+    slug = env.get("GITHUB_REPOSITORY", "") or url.removeprefix(f"{server}/")
+    return Repository(server, slug) if SLUG.fullmatch(slug) else None
+
+
+def why_no_attestations(found: Repository, env: Mapping[str, str]) -> str:
+    """Return why GitHub keeps no attestations for a repository, or "" if it does.
+
+    The variable ATTESTATIONS is `true` for a private repository on GitHub Enterprise Cloud:
+    https://docs.github.com/actions/concepts/security/artifact-attestations. Raises Failure if that cannot be told.
+    """
+    if found.server != GITHUB:
+        return f"GitHub keeps attestations on github.com only, and this is {found.server}"
+    if env.get("ATTESTATIONS") == "true":
+        return ""
+    private = is_private(env)
+    if not env.get("GITHUB_EVENT_PATH") and env.get("GITHUB_ACTIONS") != "true":
+        private = gh(["api", f"repos/{found.slug}", "--jq", ".private"]) != "false"
+    return "GitHub keeps no attestations for private repositories outside Enterprise Cloud" if private else ""
+
+
+def verify_command(found: Repository, artifact: str, predicate: str) -> list[str]:
+    """Return the arguments of gh that print the statements of a kind about an image, checked against Sigstore."""
+    return [
+        *("attestation", "verify", f"oci://{artifact}", "--repo", found.slug, "--predicate-type", predicate),
+        *("--signer-workflow", f"{found.slug}/{WORKFLOW}", "--deny-self-hosted-runners", "--format", "json"),
+    ]
+
+
+def statements(found: Repository, artifact: str, predicate: str) -> list[Statement]:
+    """Return the statements of a kind about an image (`name@digest`), signed by ci.yml on main or a version's tag.
+
+    Raises Failure if there is none, or if it cannot be asked. What gh has verified is looked at here once more: a
+    flag that an older gh does not know, or reads otherwise, must not decide alone.
+    """
+    text = retry(lambda: gh(verify_command(found, artifact, predicate)))
+    try:
+        results = [result["verificationResult"] for result in json.loads(text)]
+        kept = [statement for result in results if (statement := believed(found, artifact, predicate, result))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(
+            f"cannot read what gh says about {artifact} ({type(error).__name__}); update it: {INSTALL}"
+        ) from error
+    if not kept:
+        raise Failure(
+            f"of the statements about {artifact} none is by {WORKFLOW} of {found.slug} on main or a version's tag"
+        )
+    return kept
+
+
+def believed(found: Repository, artifact: str, predicate: str, result: Mapping[str, Any]) -> Statement | None:
+    """Return the statement of a verification result if it is about this digest, by our CI; else None.
+
+    The fields are the certificate's: https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md.
+    """
+    signer, statement = result["signature"]["certificate"], result["statement"]
+    ref, commit = str(signer["sourceRepositoryRef"]), str(signer["sourceRepositoryDigest"])
+    digest = artifact.rpartition("@sha256:")[2]
+    right = (
+        str(signer["sourceRepositoryURI"]).casefold() == found.url.casefold()
+        and str(signer["buildSignerURI"]).casefold() == f"{found.url}/{WORKFLOW}@{ref}".casefold()
+        and signer["runnerEnvironment"] == "github-hosted"
+        and (ref == MAIN or ref.startswith(RELEASES))
+        and SHA.fullmatch(commit)
+        and statement["predicateType"] == predicate
+        and digest in [subject["digest"].get("sha256") for subject in statement["subject"]]
+    )
+    return Statement(commit, ref, statement.get("predicate") or {}) if right else None
+
+
+def gh(arguments: Sequence[str]) -> str:
+    """Return what the `gh` command prints; Refused if it says no, Failure if another try may help."""
+    if not shutil.which("gh"):
+        raise Refused(f"cannot ask GitHub: there is no program gh; install it ({INSTALL}) and run gh auth login")
+    done = run(["gh", *arguments], show=True, check=False, timeout=120)
+    if done.returncode == 0:
+        return done.stdout.strip()
+    if re.search(r"unknown (?:command|flag)", done.stderr):
+        raise Refused(f"cannot ask GitHub: this gh is too old{last_line(done)}; update it: {INSTALL}")
+    kind = Failure if BUSY.search(done.stderr) else Refused
+    raise kind(f"GitHub does not confirm it{last_line(done)}")
 
 
 def is_private(env: Mapping[str, str]) -> bool:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib.command import ROOT, Failure, last_line, run
-from lib.names import DIGEST, SHA, ImageName
+from lib.github import WORKFLOW, Repository, Statement, repository, statements, why_no_attestations
+from lib.names import DIGEST, SHA, ImageName, checked_out
 from lib.registry import (
     INDEXES,
     MANIFESTS,
@@ -32,6 +33,8 @@ from lib.registry import (
 MAIN = "refs/remotes/origin/main"
 REVISION = "org.opencontainers.image.revision"
 PROVENANCE = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")  # what BuildKit writes
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+SMOKE_TEST = "Smoke-test {}"  # the stage that tests a platform
 YES, NO, NOT_OFFERED = "yes", "no", "not offered"
 
 
@@ -240,6 +243,65 @@ def in_history(it: Candidate) -> str:
     return "in the history of main"
 
 
+def ledger(it: Candidate) -> Repository:
+    """Return the repository on GitHub whose statements decide; raise NotOffered if there are none.
+
+    A check run on the commit would be the ledger of a private repository: it needs no key to keep, and a thief of the
+    registry's token cannot write one. It is not offered yet.
+    """
+    if it.image.is_local and it.env.get("GITHUB_ACTIONS") != "true":
+        raise NotOffered("the registry is on this machine")
+    found = repository(it.env, checked_out(ROOT, it.env).url)
+    if found is None:
+        raise NotOffered("this repository is not on GitHub")
+    if why := why_no_attestations(found, it.env):
+        raise NotOffered(f"{why}; whoever can write to the registry decides what is this image")
+    return found
+
+
+def stated(it: Candidate, predicate: str) -> list[Statement]:
+    """Return the statements of a kind about this very index, by our CI, for the commit that the labels name."""
+    found = ledger(it)
+    artifact = f"{'' if it.image.registry else 'docker.io/'}{it.image.at(it.index.digest)}"
+    try:
+        kept = statements(found, artifact, predicate)
+    except Failure as failure:
+        raise Failure(
+            f"{it.reference} has no {predicate} that this repository's CI signed: {failure}; run the workflow of its"
+            " commit again, or choose another version"
+        ) from failure
+    ours = [statement for statement in kept if statement.commit == it.label]
+    if not ours:
+        raise Failure(
+            f"{it.reference} has the revision label {it.label!r}, but it was signed for {kept[0].commit}; remove that"
+            " tag from the registry, and run the workflow of its commit again"
+        )
+    return ours
+
+
+def is_signed(it: Candidate) -> str:
+    """Built by this repository's ci.yml, on main or a version's tag, on a machine of GitHub's."""
+    return f"by {WORKFLOW} on {stated(it, PROVENANCE[-1])[0].ref}"
+
+
+def is_tested(it: Candidate) -> str:
+    """A statement that this image passed every test, its smoke test on each of its platforms included."""
+    for statement in stated(it, TEST_RESULT):
+        result = statement.predicate
+        passed = result.get("passedTests") or []
+        if (
+            result.get("result") == "PASSED"
+            and not result.get("failedTests")
+            and result.get("platforms") == it.index.platforms
+            and all(SMOKE_TEST.format(platform) in passed for platform in it.index.platforms)
+        ):
+            return f"{len(passed)} checks passed, on {', '.join(sorted(it.index.platforms))}"
+    raise Failure(
+        f"{it.reference} has no signed statement that it passed its tests on {', '.join(sorted(it.index.platforms))};"
+        " run the workflow of its commit again, or choose another version"
+    )
+
+
 POLICY: tuple[tuple[str, Callable[[Candidate], str]], ...] = (
     ("image index", is_index),
     ("platforms", has_platforms),
@@ -247,8 +309,13 @@ POLICY: tuple[tuple[str, Callable[[Candidate], str]], ...] = (
     ("official base", is_official),
     ("revision", has_revision),
     ("history", in_history),
+    ("signature", is_signed),
+    ("test result", is_tested),
 )
 """What is checked, in this order: what costs nothing first."""
+
+REQUIRED = POLICY[:-2]
+"""What `verified` insists on: all of it once ci.yml attests the provenance and the test result."""
 
 
 def verified(image: ImageName, name: str, *, platforms: Sequence[str] = (), revision: str = "") -> Verified:
@@ -258,7 +325,7 @@ def verified(image: ImageName, name: str, *, platforms: Sequence[str] = (), revi
     """
     it = Candidate(image, name, platforms, revision)
     lines = []
-    for what, check in POLICY:
+    for what, check in REQUIRED:
         try:
             lines.append(Line(what, YES, check(it)))
         except NotOffered as why:

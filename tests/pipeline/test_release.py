@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import verify_image
 from hub import BOTH, MANIFEST, PROVENANCE, REVISION, Hub, Image, honest
 from lib import names, release
 from lib.command import Failure, run
 from lib.names import ImageName
+from programs import Programs
+from support.gh_answers import TEST_RESULT, result_of, verified
 
 OTHER = "f" * 40
 SBOM = "https://spdx.dev/Document"
@@ -72,7 +76,7 @@ def test_the_honest_image(hub: Hub, name: ImageName, sha: str) -> None:
     assert (found.image, found.digest, found.revision, set(found.platforms)) == (name, digest, sha, set(BOTH))
     assert hub.counted == 5, "the index, two platforms and two attestations"
     assert release.verified(name, digest).digest == digest
-    assert set(outcomes(name, "1.0.0").values()) == {"yes"}
+    assert set(outcomes(name, "1.0.0").values()) == {"yes", "not offered"}
 
 
 def forged(change: Callable[[Image, str], None]) -> Callable[[str], Image]:
@@ -259,7 +263,7 @@ def test_what_cannot_be_asked_is_not_verified(hub: Hub, name: ImageName, sha: st
     hub.errors = [503] * 100
     with pytest.raises(Failure, match="503"):
         release.verified(name, "1.0.0")
-    assert set(outcomes(name, "1.0.0").values()) == {"no"}
+    assert set(outcomes(name, "1.0.0").values()) == {"no", "not offered"}
 
 
 def test_on_this_machine(hub: Hub, clone: Path, sha: str) -> None:
@@ -344,6 +348,322 @@ def test_what_git_is_told_already_stays(clone: Path, monkeypatch: pytest.MonkeyP
     for count in ("x", "-1"):
         with pytest.raises(Failure, match=f"GIT_CONFIG_COUNT is '{count}'"):
             release.fetch_settings({"GITHUB_TOKEN": "secret", "GIT_CONFIG_COUNT": count})
+
+
+SLUG = "octo/hello"
+
+
+class Ledger:
+    """What GitHub has signed about an image: the honest statements, until a test changes them."""
+
+    def __init__(self, image: Image, commit: str) -> None:
+        platforms = {
+            f"{entry['platform']['os']}/{entry['platform']['architecture']}": entry["digest"]
+            for entry in image.entries
+            if "annotations" not in entry
+        }
+        self.provenance = [verified(SLUG, image.digest, commit)]
+        self.platforms = platforms
+        self.tests = [self.tested(image.digest, commit)]
+
+    def tested(self, digest: str, commit: str, **changes: object) -> dict[str, Any]:
+        """Return a statement about a test."""
+        return verified(SLUG, digest, commit, kind=TEST_RESULT, predicate=result_of(self.platforms, **changes))
+
+
+@pytest.fixture
+def on_github(programs: Programs, clone: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Programs:
+    """A run on GitHub of a public repository, with a `gh` that answers from a table."""
+    (tmp_path / "event.json").write_text('{"repository": {"private": false}}', "utf-8")
+    environment = {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_REPOSITORY": SLUG,
+        "GITHUB_EVENT_PATH": str(tmp_path / "event.json"),
+        "GITHUB_SERVER_URL": "https://github.com",
+        "ATTESTATIONS": "",
+    }
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(release, "REQUIRED", release.POLICY)
+    return programs.add("gh")
+
+
+def answer(gh: Programs, ledger: Ledger) -> None:
+    """Let gh answer with what GitHub has signed."""
+    for kind, results in ((PROVENANCE, ledger.provenance), (TEST_RESULT, ledger.tests)):
+        when = f"attestation verify .* --predicate-type {kind} "
+        if results:
+            gh.answer(when, json.dumps(results))
+        else:
+            gh.answer(when, err="Error: no attestations found for subject sha256:...", status=1)
+
+
+def test_a_signed_image(hub: Hub, name: ImageName, sha: str, on_github: Programs) -> None:
+    """What CI built, tested and signed passes; gh is asked about this digest, this repository and this workflow."""
+    image = honest(sha)
+    digest = hub.put("1.0.0", image)
+    answer(on_github, Ledger(image, sha))
+    found = release.verified(name, "1.0.0", platforms=BOTH, revision=sha)
+    assert {line.outcome for line in found.lines} == {"yes"}
+    assert [line.why for line in found.lines][-2:] == [
+        "by .github/workflows/ci.yml on refs/heads/main",
+        "4 checks passed, on linux/amd64, linux/arm64",
+    ]
+    assert on_github.calls[0] == [
+        *("gh", "attestation", "verify", f"oci://{name}@{digest}", "--repo", SLUG, "--predicate-type", PROVENANCE),
+        *("--signer-workflow", f"{SLUG}/.github/workflows/ci.yml", "--deny-self-hosted-runners", "--format", "json"),
+    ]
+    assert [call[6:8] for call in on_github.calls] == [["--predicate-type", kind] for kind in (PROVENANCE, TEST_RESULT)]
+
+
+def test_a_release_is_signed_on_its_tag(hub: Hub, name: ImageName, sha: str, on_github: Programs) -> None:
+    """An image that a release had to build; one of several statements is enough."""
+    image = honest(sha)
+    hub.put("1.0.0", image)
+    ledger = Ledger(image, sha)
+    ledger.provenance = [
+        verified(SLUG, image.digest, OTHER, ref="refs/heads/topic"),
+        verified(SLUG.upper(), image.digest, sha, ref="refs/tags/v1.0.0"),
+    ]
+    answer(on_github, ledger)
+    assert release.verified(name, "1.0.0").revision == sha
+
+
+def signed(**changes: object) -> Callable[[Ledger, str, str], None]:
+    """Put another signer's provenance in place of ours."""
+
+    def change(ledger: Ledger, digest: str, commit: str) -> None:
+        given: dict[str, Any] = {"slug": SLUG, "digest": digest, "commit": commit, **changes}
+        ledger.provenance = [verified(given.pop("slug"), given.pop("digest"), given.pop("commit"), **given)]
+
+    return change
+
+
+def after_test(**changes: object) -> Callable[[Ledger, str, str], None]:
+    """Put another test result in place of ours."""
+
+    def change(ledger: Ledger, digest: str, commit: str) -> None:
+        ledger.tests = [ledger.tested(digest, commit, **changes)]
+
+    return change
+
+
+def replayed(ledger: Ledger, digest: str, commit: str) -> None:
+    ledger.tests = ledger.provenance
+
+
+def stripped(ledger: Ledger, _digest: str, _commit: str) -> None:
+    ledger.provenance = []
+
+
+def untested(ledger: Ledger, _digest: str, _commit: str) -> None:
+    ledger.tests = []
+
+
+NOT_OURS = "none is by .github/workflows/ci.yml of octo/hello on main or a version's tag"
+NOT_TESTED = "has no signed statement that it passed its tests on linux/amd64, linux/arm64"
+UNSIGNED = [
+    ("stripped", stripped, "no attestations found"),
+    ("swapped for another digest's", signed(digest=f"sha256:{'0' * 64}"), NOT_OURS),
+    ("by another repository", signed(slug="evil/hello"), NOT_OURS),
+    ("by a repository whose name begins so", signed(slug="octo/hello-evil"), NOT_OURS),
+    ("by another workflow", signed(workflow=".github/workflows/evil.yml"), NOT_OURS),
+    ("on a branch", signed(ref="refs/heads/topic"), NOT_OURS),
+    ("on a branch like main", signed(ref="refs/heads/main2"), NOT_OURS),
+    ("in a pull request", signed(ref="refs/pull/7/merge"), NOT_OURS),
+    ("on another tag", signed(ref="refs/tags/1.0.0"), NOT_OURS),
+    ("on a machine of their own", signed(runner="self-hosted"), NOT_OURS),
+    ("another kind of statement", signed(kind="https://example.com/anything"), NOT_OURS),
+    ("for another commit", signed(commit=OTHER), f"but it was signed for {OTHER}"),
+    ("for no commit", signed(commit="main"), NOT_OURS),
+    ("no test result", untested, "no attestations found"),
+    ("provenance in place of a test result", replayed, NOT_OURS),
+    ("a failed test", after_test(result="FAILED"), NOT_TESTED),
+    ("a warning", after_test(result="WARNED"), NOT_TESTED),
+    ("a failed check among the passed ones", after_test(failedTests=["service"]), NOT_TESTED),
+    ("a test without its smoke test", after_test(passedTests=["check"]), NOT_TESTED),
+    ("a smoke test on one platform", after_test(passedTests=["Smoke-test linux/amd64"]), NOT_TESTED),
+    ("a test of other platforms", after_test(platforms={"linux/amd64": f"sha256:{'0' * 64}"}), NOT_TESTED),
+    ("nothing about platforms", after_test(platforms=None), NOT_TESTED),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), [case[1:] for case in UNSIGNED], ids=[case[0] for case in UNSIGNED])
+def test_what_ci_did_not_sign(
+    hub: Hub,
+    name: ImageName,
+    sha: str,
+    on_github: Programs,
+    change: Callable[[Ledger, str, str], None],
+    says: str,
+) -> None:
+    """An image with the right labels and the right shape is still not ours, nor tested, unless GitHub says so."""
+    image = honest(sha)
+    hub.put("1.0.0", image)
+    ledger = Ledger(image, sha)
+    change(ledger, image.digest, sha)
+    answer(on_github, ledger)
+    with pytest.raises(Failure, match=re.escape(says)) as caught:
+        release.verified(name, "1.0.0")
+    assert str(caught.value).startswith(f"{name}:1.0.0 ")
+    assert "\n" not in str(caught.value)
+    assert "again" in str(caught.value), "the next command"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "says", "asked"),
+    [
+        ("HTTP 503: Service Unavailable (https://api.github.com/)", 1, r"503: .*\(tried 5 times\)", 5),
+        ("dial tcp: lookup api.github.com: no such host", 1, r"no such host .*\(tried 5 times\)", 5),
+        ("set the GH_TOKEN environment variable", 4, "set the GH_TOKEN environment variable", 1),
+        ('unknown command "attestation" for "gh"', 1, "this gh is too old: unknown command", 1),
+        ("unknown flag: --signer-workflow", 1, "this gh is too old: unknown flag", 1),
+    ],
+)
+def test_a_ledger_that_does_not_answer(
+    hub: Hub,
+    name: ImageName,
+    sha: str,
+    on_github: Programs,
+    no_pause: list[float],
+    said: str,
+    status: int,
+    says: str,
+    asked: int,
+) -> None:
+    """What cannot be asked is not verified; it is asked again if that may help."""
+    hub.put("1.0.0", honest(sha))
+    on_github.answer("attestation", err=said, status=status)
+    with pytest.raises(Failure, match=says):
+        release.verified(name, "1.0.0")
+    assert len(on_github.calls) == asked
+
+
+@pytest.mark.parametrize("said", ["", "[", "{}", "[{}]", '[{"verificationResult": null}]', "null", "verified"])
+def test_an_answer_that_is_not_one(hub: Hub, name: ImageName, sha: str, on_github: Programs, said: str) -> None:
+    """Whatever else gh prints is no proof."""
+    hub.put("1.0.0", honest(sha))
+    on_github.answer("attestation", said)
+    with pytest.raises(Failure, match=r"cannot read what gh says|none is by"):
+        release.verified(name, "1.0.0")
+
+
+def test_without_gh(hub: Hub, name: ImageName, sha: str, on_github: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says where to get it."""
+    hub.put("1.0.0", honest(sha))
+    (on_github.bin / "gh").unlink()
+    monkeypatch.setattr("lib.github.shutil.which", lambda _name: None)
+    with pytest.raises(Failure, match=r"there is no program gh; install it \(https://cli.github.com\)"):
+        release.verified(name, "1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("env", "private", "why"),
+    [
+        ({}, True, "for private repositories outside Enterprise Cloud; whoever can write to the registry decides"),
+        (
+            {"GITHUB_SERVER_URL": "https://git.example.com"},
+            False,
+            "on github.com only, and this is https://git.example",
+        ),
+        ({"GITHUB_REPOSITORY": ""}, False, "this repository is not on GitHub"),
+    ],
+)
+def test_where_github_keeps_no_statements(
+    hub: Hub,
+    name: ImageName,
+    sha: str,
+    on_github: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    env: dict[str, str],
+    private: bool,
+    why: str,
+) -> None:
+    """It is said, with the reason; the shape of the image counts all the same."""
+    (tmp_path / "event.json").write_text(json.dumps({"repository": {"private": private}}), "utf-8")
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value)
+    hub.put("1.0.0", honest(sha))
+    found = release.verified(name, "1.0.0")
+    assert [(line.name, line.outcome) for line in found.lines if why in line.why] == [
+        ("signature", "not offered"),
+        ("test result", "not offered"),
+    ]
+    assert on_github.calls == []
+    hub.tags["1.0.0"] = []
+    hub.put("1.0.0", honest(OTHER))
+    with pytest.raises(Failure, match="not a commit in the history of main"):
+        release.verified(name, "1.0.0")
+
+
+def test_a_private_repository_with_attestations(
+    hub: Hub, name: ImageName, sha: str, on_github: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On Enterprise Cloud they are there, and the variable ATTESTATIONS says so: then they are asked for."""
+    (tmp_path / "event.json").write_text('{"repository": {"private": true}}', "utf-8")
+    monkeypatch.setenv("ATTESTATIONS", "true")
+    hub.put("1.0.0", honest(sha))
+    on_github.answer("attestation", err="no attestations found", status=1)
+    with pytest.raises(Failure, match="no attestations found"):
+        release.verified(name, "1.0.0")
+
+
+@pytest.mark.parametrize(("private", "asked"), [("true", 1), ("false", 2)])
+def test_on_a_laptop_github_is_asked(
+    hub: Hub,
+    name: ImageName,
+    sha: str,
+    clone: Path,
+    on_github: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    private: str,
+    asked: int,
+) -> None:
+    """A clone of a repository on GitHub knows where the statements are; whether there are any, GitHub says."""
+    for variable in ("GITHUB_ACTIONS", "GITHUB_REPOSITORY", "GITHUB_EVENT_PATH", "GITHUB_SERVER_URL"):
+        monkeypatch.delenv(variable)
+    git(clone, "remote", "set-url", "origin", "git@github.com:octo/hello.git")
+    monkeypatch.setattr(release, "in_main", lambda commit, env: commit == sha)
+    hub.put("1.0.0", honest(sha))
+    on_github.answer("gh api repos/octo/hello --jq .private", private)
+    on_github.answer("attestation", err="no attestations found", status=1)
+    if private == "true":
+        assert release.verified(name, "1.0.0").lines[-1].outcome == "not offered"
+    else:
+        with pytest.raises(Failure, match="no attestations found"):
+            release.verified(name, "1.0.0")
+    assert len(on_github.calls) == asked * (2 if private == "true" else 1)
+
+
+def test_verify_image(
+    hub: Hub, name: ImageName, sha: str, on_github: Programs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anybody can ask; each check has a line, for people or for machines."""
+    image = honest(sha)
+    digest = hub.put("1.0.0", image)
+    answer(on_github, Ledger(image, sha))
+    assert verify_image.main([f"{name}:1.0.0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == ["yes"] * 8
+    assert lines[-1] == f"{name}:1.0.0 is verified"
+    assert verify_image.main(["--json", f"{name}@{digest}"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["verified"], len(facts["checks"])) == (True, 8)
+    hub.put("evil", honest(OTHER))
+    assert verify_image.main([f"{name}:evil"]) == 1
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == f"{name}:evil is not verified: history, signature, test result"
+    assert "\nno           history        " in out
+
+
+def test_verify_image_on_this_machine(hub: Hub, sha: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without GitHub the structural checks hold, and what is missing is said."""
+    name = ImageName(hub.host, "octo", "hello")
+    hub.put("1.0.0", honest(sha))
+    assert verify_image.main([f"{name}:1.0.0"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{name}:1.0.0 is verified, but for what is not offered here: signature, test result"
 
 
 def test_reports_are_json(hub: Hub, name: ImageName, sha: str) -> None:
