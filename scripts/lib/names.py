@@ -186,7 +186,7 @@ def parse_version(text: str) -> Version:
 class Commit:
     """The commit that is being built: what the image's labels and dates come from.
 
-    `revision` is the full commit id, with `-dirty` behind it where the work tree has changes that
+    `revision` is the full commit id, with `-dirty` behind it if the work tree has changes that
     are in no commit. `date` is the commit's, in seconds since 1970. `repository` is the name that
     Git knows this project by.
     """
@@ -208,7 +208,7 @@ def git(*arguments: str, root: Path = ROOT) -> str:
 
 
 def checked_out(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Commit:
-    """Return the commit that is checked out, or raise Failure where there is none."""
+    """Return the commit that is checked out, or raise Failure if there is none."""
     inside = run(["git", "-C", str(root), "rev-parse", "--show-toplevel"], check=False)
     if trusted := re.search(r"dubious ownership[^$]*safe\.directory (.+)", inside.stderr):
         raise Failure(

@@ -1,7 +1,7 @@
 """Ask a registry, and the engine, what an image really is. One digest is all that is believed.
 
 A digest is the SHA-256 of a manifest's bytes (OCI image specification, "Digests"), so it is computed here and not
-taken on trust, except where a registry is only asked what a tag points to: then what is read by that digest is.
+taken on trust. `digest_at` alone believes the registry, and what is then read by that digest is checked.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def platform_name(platform: Mapping[str, str]) -> str:
     machine, variant = platform.get("architecture", ""), platform.get("variant", "")
     if platform.get("os") != "linux" or machine not in ARCHITECTURES:
         return ""
-    # Of 64-bit ARM there is only v8, so nobody writes it.
+    # Of 64-bit ARM there is only v8, so it is not written.
     return f"linux/{machine}/{variant}" if machine == "arm" and variant else f"linux/{machine}"
 
 
@@ -311,7 +311,7 @@ class LocalImage:
 
     @property
     def revision(self) -> str:
-        """The commit that it was built from, by its label; "" where it has none."""
+        """The commit that it was built from, by its label; "" if it has none."""
         return self.labels.get("org.opencontainers.image.revision", "")
 
     @property

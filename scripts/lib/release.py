@@ -380,7 +380,7 @@ def fetch_main(env: Mapping[str, str]) -> None:
 
 
 def fetch_settings(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment in which git may read a private repository on GitHub, and asks nobody.
+    """Return the environment in which git may read a private repository on GitHub, without asking anybody.
 
     GITHUB_TOKEN stays in this one command's environment; it is not written to the runner's disk. What the environment
     configures for git already stays: git-config(1), GIT_CONFIG_COUNT.

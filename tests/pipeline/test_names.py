@@ -96,7 +96,7 @@ def test_only_this_machine_is_local(registry: str) -> None:
 
 @pytest.mark.parametrize("sha", [SHA[:39], SHA + "0", SHA.upper(), "", f"{SHA}\n", "main"])
 def test_a_sha_is_forty_digits(sha: str) -> None:
-    """A short commit id, or a branch, is none."""
+    """A short commit id, or a branch, is not a full one."""
     assert check_sha(SHA) == SHA
     with pytest.raises(UsageError, match="40 digits"):
         check_sha(sha)
@@ -104,7 +104,7 @@ def test_a_sha_is_forty_digits(sha: str) -> None:
 
 @pytest.mark.parametrize("digest", ["a" * 64, "sha256:" + "a" * 63, "sha512:" + "a" * 64, DIGEST + "\n", ""])
 def test_a_digest_is_sha256(digest: str) -> None:
-    """Half a digest is none."""
+    """Half a digest is not a digest."""
     assert check_digest(DIGEST) == DIGEST
     with pytest.raises(UsageError, match="not a digest"):
         check_digest(digest)
@@ -122,7 +122,7 @@ def test_a_tag_is_what_registries_take(tag: str) -> None:
     "text", ["1.2", "v1.2.3", "1.2.3.4", "01.2.3", "1.2.3-", "1.2.3-01", "1.2.3+build", "", "1.2.3\n"]
 )
 def test_a_version_is_semver(text: str) -> None:
-    """What is no semantic version, or cannot be a tag, is refused."""
+    """What is not a semantic version, or cannot be a tag, is refused."""
     with pytest.raises(UsageError, match="is not a version"):
         parse_version(text)
 

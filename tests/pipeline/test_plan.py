@@ -31,7 +31,7 @@ def test_main_is_published() -> None:
 
 @pytest.mark.parametrize("event", ["pull_request", "pull_request_target"])
 def test_pull_requests_are_not(event: str) -> None:
-    """A pull request is never published, even where everything is set, and what is set wrongly does not fail it."""
+    """A pull request is never published, even if everything is set, and a wrong setting does not fail it."""
     env = {**MAIN, **SET, "GITHUB_EVENT_NAME": event, "DOCKERHUB_USERNAME": "NOT A NAME"}
     assert decide(**env).image is None
 
@@ -43,7 +43,7 @@ def test_other_branches_are_not(ref: str) -> None:
 
 
 def test_nothing_set() -> None:
-    """Where nothing is set, there is nothing wrong: the run only tests."""
+    """If nothing is set, nothing is wrong: the run only tests."""
     assert decide(**MAIN) == plan.Plan(None, None, "")
 
 
@@ -79,7 +79,7 @@ def test_version_tags(tag: str, version: Version) -> None:
     ["1.2.3", "v1.2", "v1.2.3.4", "v1.02.3", "v1.2.3+1", "vx.y.z", "v1.2.3-", "v\N{FULLWIDTH DIGIT ONE}.2.3", "v"],
 )
 def test_other_tags_are_refused(tag: str) -> None:
-    """A tag that is no semantic version is refused, also where nothing is set."""
+    """A tag that is not a semantic version is refused, even if nothing is set."""
     with pytest.raises(UsageError, match="is not a version"):
         decide(**{**MAIN, "GITHUB_REF": f"refs/tags/{tag}"})
 
@@ -176,7 +176,7 @@ def test_what_is_published(hub: Hub, monkeypatch: pytest.MonkeyPatch, no_pause: 
     digest = hub.put(SHA, honest(SHA))
     assert plan.published(image, SHA) == digest
     hub.errors = [503] * 5
-    assert plan.published(image, SHA) == "", "no answer before the login is no failure"
+    assert plan.published(image, SHA) == "", "no answer before the login is not a failure"
     hub.private = True
     assert plan.published(image, SHA) == "", "a private image looks like none"
     hub.private = False
@@ -197,7 +197,7 @@ def test_what_to_set_leads_there() -> None:
 def test_nothing_set_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On GitHub, a run where nothing is set has a notice and a summary, and hands on that nothing is published."""
+    """On GitHub, a run with nothing set has a notice and a summary, and hands on that nothing is published."""
     for name in ("DOCKERHUB_USERNAME", "HAS_TOKEN", "IMAGE_REPOSITORY", "REGISTRY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {**MAIN, "GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "octo/hello"}.items():

@@ -53,7 +53,7 @@ def test_newest_published() -> None:
 
 
 class Registry:
-    """A registry in memory, where another run may come in between."""
+    """A registry in memory; another run may come in between."""
 
     def __init__(self, tags: dict[str, str], later: Sequence[dict[str, str]] = ()) -> None:
         self.tags = tags

@@ -134,7 +134,7 @@ def test_what_somebody_else_published_is_not_taken(
 def test_a_stand_in_that_is_published_is_not_taken(
     docker: Programs, hub: Hub, target: ImageName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where stand-ins must not be, one that got there is not used either."""
+    """A stand-in that got where stand-ins must not be is not used either."""
     monkeypatch.setattr(names, "LOCAL_HOSTS", ())
     hub.put(SHA, honest(SHA, **{"onedigest.stand-in": "True"}))
     with pytest.raises(Failure, match="is built on a stand-in"):

@@ -345,7 +345,7 @@ def test_a_stand_in_however_it_is_spelt(labels: dict[str, str], expected: bool) 
 
 
 def test_local_image_without_labels(docker: Programs) -> None:
-    """An image of somebody else's has no revision, and is no stand-in."""
+    """An image of somebody else's has no revision, and is not a stand-in."""
     docker.answer("image inspect", json.dumps([{"Id": AMD, "Config": {"Labels": None}}]))
     image = registry.local_image("hello:ci")
     assert (image.revision, image.stand_in) == ("", False)

@@ -218,7 +218,7 @@ UNVERIFIED = [
     ("an image without a platform", forged(entry_of(platform=None)), "neither an image for a platform nor an"),
     ("an index in the index", forged(entry_of(mediaType="application/vnd.oci.image.index.v1+json")), "not an image"),
     ("an entry without a type", forged(entry_of(mediaType=None)), "which is not an image"),
-    ("an entry that is no digest", forged(entry_of(digest="latest")), "'latest' of the type"),
+    ("an entry that is not a digest", forged(entry_of(digest="latest")), "'latest' of the type"),
     # What has the shape of something else.
     ("nothing in it", lambda _sha: Image(), "is not an image index with platforms"),
     ("one image and no index", forged(lambda image, _sha: image.content.update(mediaType=MANIFEST)), "is not an image"),
@@ -280,7 +280,7 @@ def test_on_this_machine(hub: Hub, clone: Path, sha: str) -> None:
 
 
 def test_a_commit_of_main_that_is_not_here_yet(origin: Path, clone: Path, sha: str) -> None:
-    """Main is fetched, whole where the clone is shallow."""
+    """Main is fetched, all of it if the clone is shallow."""
     git(origin, "commit", "--quiet", "--allow-empty", "--message", "two")
     new = git(origin, "rev-parse", "HEAD")
     assert release.in_main(new, {})
@@ -302,7 +302,7 @@ def test_a_strangers_commit_is_never_fetched(origin: Path, clone: Path) -> None:
     git(origin, "branch", "--delete", "--force", "stranger")
     assert not release.in_main(stranger, {})
     git(clone, "fetch", "--quiet", "origin", "refs/pull/7/head")
-    assert not release.in_main(stranger, {}), "not even where it is here"
+    assert not release.in_main(stranger, {}), "not even if it is here"
 
 
 @pytest.mark.parametrize("commit", ["HEAD", "main", "--help", "", "0123456"])
@@ -328,7 +328,7 @@ def test_a_repository_that_cannot_be_asked(origin: Path, clone: Path) -> None:
     ],
 )
 def test_the_token_stays_in_the_environment(env: dict[str, str], server: str) -> None:
-    """Git gets the token for one command and for GitHub's own host, through its environment, and asks nobody."""
+    """Git gets the token for one command and for GitHub's own host, through its environment, and never prompts."""
     settings = release.fetch_settings(env)
     assert settings["GIT_CONFIG_KEY_0"] == f"http.{server}/.extraheader"
     assert base64.b64decode(settings["GIT_CONFIG_VALUE_0"].split()[-1]) == b"x-access-token:secret"
@@ -541,7 +541,7 @@ def test_a_ledger_that_does_not_answer(
 
 @pytest.mark.parametrize("said", ["", "[", "{}", "[{}]", '[{"verificationResult": null}]', "null", "verified"])
 def test_an_answer_that_is_not_one(hub: Hub, name: ImageName, sha: str, on_github: Programs, said: str) -> None:
-    """Whatever else gh prints is no proof."""
+    """Whatever else gh prints is not a proof."""
     hub.put("1.0.0", honest(sha))
     on_github.answer("attestation", said)
     with pytest.raises(Failure, match=r"cannot read what gh says|none is by"):
