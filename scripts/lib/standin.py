@@ -27,6 +27,7 @@ from lib.names import PIPELINE
 PORT = 5055
 HOST = f"localhost:{PORT}"
 REGISTRY = "registry:3"
+IMAGE = r"^\s*(?:-\s+)?image\s*[:=]\s*[\"']?([^\s\"'#]+)"  # in YAML and in TOML
 LABEL = f"{PIPELINE}.stand-in"
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -169,14 +170,15 @@ def answers(port: int) -> bool:
 def images(root: Path = ROOT) -> list[str]:
     """Return the images that a project starts from and that can be made, as `name:tag`, each once.
 
-    They are named in its Dockerfile, its compose.yaml and its deploy folder; the registry is pipeline.py's. An image
-    that is named by its digest can be no other's.
+    They are named in its Dockerfile, its service.toml, its compose.yaml and its deploy folder, and in those of its
+    tests' services; the registry is pipeline.py's. An image that is named by its digest can be no other's.
     """
-    dockerfile = root / "Dockerfile"
-    named = bases(dockerfile.read_text("utf-8")) if dockerfile.is_file() else []
-    for file in (root / "compose.yaml", *sorted((root / "deploy").glob("*.yaml"))):
-        if file.is_file():
-            named += re.findall(r"^\s*(?:-\s+)?image:\s*[\"']?([^\s\"'#]+)", file.read_text("utf-8"), re.M)
+    named: list[str] = []
+    for folder in (root, *sorted(file.parent for file in root.glob("tests/**/Dockerfile"))):
+        files = [folder / name for name in ("Dockerfile", "service.toml", "compose.yaml")]
+        for file in filter(Path.is_file, (*files, *sorted(folder.glob("deploy/*.yaml")))):
+            text = file.read_text("utf-8")
+            named += bases(text) if file.name == "Dockerfile" else re.findall(IMAGE, text, re.M)
     found = []
     for name in (*named, REGISTRY):
         repository, _, tag = re.sub(r"^(docker\.io/)?(library/)?", "", name).partition(":")

@@ -68,7 +68,18 @@ def test_the_images_of_compose_and_the_stack(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text(compose, "utf-8")
     stack = 'services:\n  edge:\n    image: "caddy:2.8"\n  web:\n    image: ${IMAGE:?}\n  db:\n    image: postgres:17\n'
     (tmp_path / "deploy/stack.yaml").write_text(stack, "utf-8")
-    assert standin.images(tmp_path) == ["redis:7-alpine", "caddy:2.8", standin.REGISTRY]
+    toml = 'name = "shop"\n[backing.redis]\nimage = "redis:8.2"\n[backing.db]\nimage = "postgres:17"\n'
+    (tmp_path / "service.toml").write_text(toml, "utf-8")
+    assert standin.images(tmp_path) == ["redis:8.2", "redis:7-alpine", "caddy:2.8", standin.REGISTRY]
+
+
+def test_the_images_of_the_tests_own_services(tmp_path: Path) -> None:
+    """A copy without Redis, on another Python: the pipeline's tests still find what their services start from."""
+    (tmp_path / "tests/fixtures/service").mkdir(parents=True)
+    (tmp_path / "Dockerfile").write_text("FROM python:3.14-slim\n", "utf-8")
+    (tmp_path / "tests/fixtures/service/Dockerfile").write_text("FROM python:3.13-slim\n", "utf-8")
+    (tmp_path / "tests/fixtures/service/compose.yaml").write_text("    image: redis:8\n", "utf-8")
+    assert standin.images(tmp_path) == ["python:3.14-slim", "python:3.13-slim", "redis:8", standin.REGISTRY]
 
 
 @pytest.mark.parametrize(
