@@ -81,8 +81,14 @@ ACCOUNTS = (
 # By the image's name, for every tag.
 RECIPES = {
     "python": Recipe(
-        packages=(*BASIC, "findutils", "bash", "grep", "sed", "libstdc++6", "python3", "python3-venv", "python3-pip"),
+        packages=(
+            *(*BASIC, "apt", "bash", "dpkg", "findutils", "grep", "libstdc++6", "sed", "tar"),
+            *("python3", "python3-venv", "python3-pip"),
+        ),
         hooks=(
+            # apt, with which the Dockerfile adds packages, has to know which are here.
+            'for package in "$1"/var/cache/apt/archives/*.deb; do dpkg-deb --field "$package" &&'
+            ' printf "Status: install ok installed\\n\\n"; done >> "$1/var/lib/dpkg/status"',
             'ln -sf /usr/bin/python3 "$1/usr/local/bin/python"',
             'ln -sf /usr/bin/python3 "$1/usr/local/bin/python3"',
             'rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
