@@ -213,20 +213,3 @@ def test_a_port_that_is_taken(image: LocalImage, free_port: int, holder: str) ->
     assert process.returncode == 1
     assert "Traceback" not in err
     assert not made_by(process)
-
-
-def test_compose_counts_and_keeps_its_count(image: LocalImage, free_port: int) -> None:
-    """docker compose up serves the counter; down and up again goes on where it was."""
-    project = f"friendlyhello-test-{os.getpid()}"
-    compose = ["docker", "compose", "--project-name", project, "--file", str(ROOT / "compose.yaml")]
-    env = {"IMAGE": image.reference, "PORT": str(free_port)}
-    curl = ["curl", "--fail", "--silent", f"http://localhost:{free_port}/"]
-    visits = []
-    try:
-        for _ in range(2):
-            run([*compose, "up", "--detach", "--wait", "--no-build"], env=env)
-            visits += [int(run(curl).stdout.rpartition("</b> ")[2]) for _ in range(2)]
-            run([*compose, "down"], env=env)
-        assert visits == [1, 2, 3, 4]
-    finally:
-        run([*compose, "down", "--volumes"], env=env)

@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE, STACK = (
     yaml.safe_load((ROOT / name).read_text("utf-8"))["services"] for name in ("compose.yaml", "deploy/stack.yaml")
 )
-POD: dict[str, Any] = next(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text("utf-8")))["spec"]
+POD: dict[str, Any] = next(
+    manifest["spec"]
+    for manifest in yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text("utf-8"))
+    if manifest["kind"] == "Deployment"
+)
 README = (ROOT / "README.md").read_text("utf-8")
 TIMES = ("interval", "timeout", "retries", "start_period", "start_interval")
 
@@ -41,16 +45,19 @@ def test_the_service_may_finish_what_it_has_begun() -> None:
 
 def test_the_page_is_on_one_port_everywhere() -> None:
     """4000 for visitors, 80 in the container."""
-    assert COMPOSE["web"]["ports"] == ["${PORT:-4000}:80"]
+    assert COMPOSE["web"]["ports"] == ["${BIND:-127.0.0.1}:${PORT:-4000}:80"]
     assert STACK["edge"]["ports"][0] == {"target": 4000, "published": "${PORT:-4000}", "mode": "host"}
     assert {address.rpartition(":")[2] for address in gunicorn_conf.bind} == {"80"}
     assert "EXPOSE 80\n" in (ROOT / "Dockerfile").read_text("utf-8")
     assert set(re.findall(r"-p (\d+:\d+)", README)) == {"4000:80"}
 
 
-def test_the_service_has_the_same_room_on_a_swarm_and_on_kubernetes() -> None:
-    """As many replicas, and as much of a machine for each; the README says how many."""
+def test_the_service_has_the_same_room_everywhere() -> None:
+    """As many replicas, as much of a machine for each, and logs that are thrown away; the README says how many."""
     assert STACK["web"]["deploy"]["replicas"] == f"${{REPLICAS:-{POD['replicas']}}}"
     assert f"more than {POD['replicas']} replicas" in README
     room, pod = STACK["web"]["deploy"]["resources"]["limits"], POD["template"]["spec"]["containers"][0]["resources"]
+    for name in ("web", "redis"):
+        assert COMPOSE[name]["deploy"]["resources"] == STACK[name]["deploy"]["resources"]
+        assert COMPOSE[name]["logging"] == {"driver": "local"}
     assert (room["cpus"], room["memory"] + "i") == (pod["limits"]["cpu"], pod["limits"]["memory"])
