@@ -12,7 +12,7 @@ edge moves forward only. The digest is compared before and after. Doing it twice
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from lib import registry, release
@@ -67,6 +67,17 @@ def versions_in(tags: Iterable[str]) -> list[Version]:
         if not version.pre:
             found.append(version)
     return sorted(found)
+
+
+def released(tags: Iterable[str], git_tags: Collection[str]) -> list[str]:
+    """Return the tags without those final versions that no Git tag `v1.2.3` names: no release of ours made them.
+
+    Whoever can write to the registry could keep `latest` where it is with a 999.0.0; the Git tags are GitHub's.
+    """
+    unknown = [str(version) for version in versions_in(tags) if f"v{version}" not in git_tags]
+    for version in unknown:
+        say(f"ignoring {version} in the registry: there is no Git tag v{version}")
+    return [tag for tag in tags if tag not in unknown]
 
 
 def highest(tag: str, tags: Iterable[str]) -> Version | None:
@@ -136,9 +147,11 @@ def promote_version(image: ImageName, sha: str, digest: str, version: Version, d
             f"{image.tagged(str(version))} is already published as {taken}, and this commit is {digest}; a version"
             " never moves: delete the Git tag and release the next version"
         )
-    moves = [put(image, digest, tag, dry_run) for tag in to_move(version, tags_of(image, known=[sha]))]
+    there = released(tags_of(image, known=[sha]), release.version_tags(os.environ))
+    moves = [put(image, digest, tag, dry_run) for tag in to_move(version, there)]
     # Another release may have moved the same tags meanwhile: the highest has the last word in both.
-    now = tags_of(image, known=[sha] if dry_run else [sha, str(version)])
+    known = [sha] if dry_run else [sha, str(version)]
+    now = released(tags_of(image, known=known), release.version_tags(os.environ))
     for number, move in enumerate(moves[1:], start=1):
         winner = highest(move.tag, [*now, str(version)])
         if winner and winner != version and not dry_run:

@@ -379,6 +379,15 @@ def fetch_main(env: Mapping[str, str]) -> None:
         raise Failure(f"cannot fetch the history of main{last_line(done)}; run git fetch origin main")
 
 
+def version_tags(env: Mapping[str, str]) -> set[str]:
+    """Return the Git tags `v…` of origin; raise Failure if they cannot be had."""
+    command = ["git", "-C", str(ROOT), "ls-remote", "--tags", "--refs", "origin", "v*"]
+    done = run(command, check=False, env=fetch_settings(env), timeout=120)
+    if done.returncode:
+        raise Failure(f"cannot list the Git tags of origin{last_line(done)}; run git ls-remote --tags origin")
+    return {line.partition("refs/tags/")[2] for line in done.stdout.splitlines()}
+
+
 def fetch_settings(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment in which git may read a private repository on GitHub, without asking anybody.
 

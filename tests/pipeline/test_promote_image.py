@@ -37,6 +37,13 @@ def test_tags_that_move(version: str, tags: list[str], expected: list[str]) -> N
     assert to_move(parse_version(version), tags) == expected
 
 
+def test_only_what_was_released_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """A version without its Git tag was put there by somebody else; all other tags stay in the list."""
+    tags = ["edge", "999.0.0", "1.2.3", "1.2", "2.0.0-rc.1", "v9.9.9"]
+    assert promote_image.released(tags, {"v1.2.3"}) == ["edge", "1.2.3", "1.2", "2.0.0-rc.1", "v9.9.9"]
+    assert capsys.readouterr().err == "ignoring 999.0.0 in the registry: there is no Git tag v999.0.0\n"
+
+
 def test_create_command() -> None:
     """A tag is put on a digest by the registry itself."""
     assert promote_image.create_command(IMAGE, A, "1.2.3") == [
@@ -83,6 +90,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> object:
     def install(registry: Registry) -> Registry:
         for name in ("digest_at", "tags_of", "put"):
             monkeypatch.setattr(promote_image, name, getattr(registry, name))
+        monkeypatch.setattr(release, "version_tags", lambda _env: {f"v{tag}" for tag in registry.tags})
         return registry
 
     return install

@@ -319,6 +319,17 @@ def test_a_repository_that_cannot_be_asked(origin: Path, clone: Path) -> None:
         release.in_main(OTHER, {})
 
 
+def test_version_tags(origin: Path, clone: Path) -> None:
+    """The Git tags of origin, annotated ones once; without an answer nobody knows them."""
+    git(origin, "tag", "v1.0.0")
+    git(origin, "tag", "--annotate", "--message", "two", "v2.0.0")
+    git(origin, "tag", "other")
+    assert release.version_tags({}) == {"v1.0.0", "v2.0.0"}
+    git(clone, "remote", "remove", "origin")
+    with pytest.raises(Failure, match=r"cannot list the Git tags of origin: .* run git ls-remote"):
+        release.version_tags({})
+
+
 @pytest.mark.parametrize(
     ("env", "server"),
     [

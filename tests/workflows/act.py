@@ -26,6 +26,7 @@ from hub import Image, honest, upload
 from lib import containers, registry
 from lib.command import run
 from lib.daemon import Daemon
+from lib.names import SEMVER
 from smoke_test import IMAGE, PORT
 
 HERE = Path(__file__).parent
@@ -198,8 +199,13 @@ class Scenario:
         """Return the digest of a tag in the registry, or "" where there is no such tag."""
         return registry.digest_at(f"{self.image}:{tag}")
 
-    def put(self, tag: str, revision: str = "") -> str:
-        """Put an image, made by no run, on a tag in the registry, and return its digest: of a revision, or of none."""
+    def put(self, tag: str, revision: str = "", *, released: bool = True) -> str:
+        """Put an image, made by no run, on a tag in the registry, and return its digest: of a revision, or of none.
+
+        A version that was `released` has its Git tag.
+        """
+        if released and SEMVER.fullmatch(tag):
+            self.git("push", "--quiet", "origin", f"HEAD:refs/tags/v{tag}")
         image = honest(revision, tag=tag) if revision else Image()
         image.content["annotations"] = {"tag": tag}
         host, _, path = self.image.partition("/")

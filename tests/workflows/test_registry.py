@@ -59,6 +59,16 @@ def test_promote(here: Scenario, capsys: pytest.CaptureFixture[str]) -> None:
     assert {here.digest(tag) for tag in here.tags} == {digest}
 
 
+def test_a_version_that_nobody_released(here: Scenario, capsys: pytest.CaptureFixture[str]) -> None:
+    """A higher version in the registry that has no Git tag does not keep latest from moving."""
+    planted = here.put("999.0.0", released=False)
+    digest = here.put(here.sha, here.sha)
+    assert promote_image.main(["1.2.3"]) == 0
+    assert here.digest("latest") == digest
+    assert here.digest("999.0.0") == planted
+    assert "ignoring 999.0.0 in the registry: there is no Git tag v999.0.0" in capsys.readouterr().err
+
+
 def test_promote_edge(here: Scenario) -> None:
     """Edge goes to this commit, then forward to a newer one that others pushed, never back."""
     old = here.sha
