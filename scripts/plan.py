@@ -15,7 +15,7 @@ DOCKERHUB_TOKEN is set), and hands on:
 
 A pull request is built and tested, never published. A tag that is not a version, or whose commit is
 not in the history of main, is refused. If nothing is set, the run stays green and says what to set.
-A private repository's image goes to a public repository on Docker Hub only if PUBLIC_IMAGE is `true`.
+A private repository's image goes to Docker Hub only once IMAGE_VISIBILITY is `private` or `public`.
 """
 
 from __future__ import annotations
@@ -111,16 +111,28 @@ def published(image: ImageName, sha: str) -> str:
     return release.verified(image, sha, platforms=PLATFORMS, revision=sha).digest if digest else ""
 
 
-def check_visible(image: ImageName, env: Mapping[str, str]) -> None:
-    """Raise Failure if a private repository's image is to be published where everybody may pull it.
+def check_visibility(image: ImageName, env: Mapping[str, str]) -> None:
+    """Raise Failure unless a private repository's image goes to Docker Hub as its owner wants it, private or public.
 
-    Docker Hub is asked before the login, so it shows what it shows to everybody. What is not there yet is looked for
-    by `push_image.py`, which asks after the login.
+    A push makes a repository there that does not exist, public unless the account says otherwise, and whoever is
+    logged in cannot tell that from an empty private one: https://docs.docker.com/docker-hub/repos/settings/. This is
+    asked before the login, so Docker Hub shows what it shows to everybody.
     """
-    if not image.registry and is_private(env) and env.get("PUBLIC_IMAGE") != "true" and is_shown(image):
+    wanted = env.get("IMAGE_VISIBILITY", "")
+    if wanted not in ("", "private", "public"):
+        raise UsageError(f"the variable IMAGE_VISIBILITY is {wanted!r}, expected private or public")
+    if image.registry or not is_private(env) or wanted == "public":
+        return
+    if not wanted:
         raise Failure(
-            f"this repository is private, and everybody may pull {image} from Docker Hub; make {image} private there"
-            " (Settings, Visibility settings), or set the variable PUBLIC_IMAGE to true if that is what you want"
+            f"this repository is private, and the first push would make {image} on Docker Hub public; create it as a"
+            " private repository at https://hub.docker.com/repository/create and set the variable IMAGE_VISIBILITY to"
+            " private, or set it to public if everybody may pull the image"
+        )
+    if is_shown(image):
+        raise Failure(
+            f"the variable IMAGE_VISIBILITY is private, but everybody may pull {image} from Docker Hub; make it private"
+            " there (Settings, Visibility settings), or set the variable to public"
         )
 
 
@@ -168,7 +180,7 @@ def main(argv: Sequence[str]) -> int:
         check_history(f"v{plan.version}", commit.sha)
     report(plan, commit)
     if plan.image:
-        check_visible(plan.image, os.environ)
+        check_visibility(plan.image, os.environ)
     digest = published(plan.image, commit.sha) if plan.image else ""
     if digest:
         say(f"plan: {commit.sha} is published already as {digest}; it is used again, not built again")

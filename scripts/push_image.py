@@ -9,15 +9,14 @@ published image is handed on. Prints username/repository@digest.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lib import release
 from lib.command import Failure, last_line, parser, run, say, set_output, shown, stage, start
 from lib.distribution import Refused
 from lib.engine import PLATFORMS
-from lib.github import is_private
 from lib.names import Commit, ImageName, check_digest, checked_out, image_name
-from lib.registry import REFUSED, LocalImage, check_same, digest_at, is_shown, local_image, retry
+from lib.registry import REFUSED, LocalImage, check_same, digest_at, local_image, retry
 
 IMAGE = "friendlyhello:ci"
 
@@ -45,20 +44,6 @@ def check_allowed(image: LocalImage, target: ImageName, commit: Commit) -> None:
         raise Failure(
             f"{image.reference} was built from {image.revision or 'an unknown revision'}, and {commit.revision} is"
             " checked out; run python3 scripts/build_image.py first"
-        )
-
-
-def check_visible(target: ImageName, env: Mapping[str, str]) -> None:
-    """Raise Failure if a push would make a public repository on Docker Hub for a private one on GitHub.
-
-    Docker Hub makes what is not there yet, public unless the account says otherwise:
-    https://docs.docker.com/docker-hub/repos/settings/#default-privacy
-    """
-    if not target.registry and is_private(env) and env.get("PUBLIC_IMAGE") != "true" and not is_shown(target):
-        raise Failure(
-            f"this repository is private, and there is no {target} on Docker Hub, which would make it public; create it"
-            " as a private one at https://hub.docker.com/repository/create, or set the variable PUBLIC_IMAGE to true"
-            " if everybody may pull it"
         )
 
 
@@ -93,7 +78,6 @@ def publish(
         existing = release.verified(target, commit.revision, platforms=platforms, revision=commit.revision).digest
         say(f"{reference} is already published as {existing}, which was verified; using that one")
         return existing
-    check_visible(target, os.environ)
     if dry_run:
         say(f"would run: {shown(tag_command(image.reference, reference))} && {shown(push_command(reference))}")
         return image.digest

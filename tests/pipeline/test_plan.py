@@ -124,47 +124,49 @@ PUBLIC: dict[str, object] = {"repository": {"private": False}}
 HELLO = ImageName("", "octo", "hello")
 
 
+MADE = r"the first push would make octo/hello on Docker Hub public; create it .* IMAGE_VISIBILITY to private, or"
+SHOWN = "IMAGE_VISIBILITY is private, but everybody may pull octo/hello from Docker Hub"
+
+
 @pytest.mark.parametrize(
-    ("content", "env", "image", "hidden", "refused"),
+    ("content", "visibility", "image", "hidden", "says"),
     [
-        (PRIVATE, {}, HELLO, False, True),
-        (PRIVATE, {}, HELLO, True, False),
-        (PRIVATE, {"PUBLIC_IMAGE": "true"}, HELLO, False, False),
-        (PRIVATE, {"PUBLIC_IMAGE": "false"}, HELLO, False, True),
-        (PRIVATE, {}, ImageName("ghcr.io", "octo", "hello"), False, False),
-        (PUBLIC, {}, HELLO, False, False),
-        ({}, {}, HELLO, False, True),
-        ([], {}, HELLO, False, True),
+        (PRIVATE, "", HELLO, True, MADE),
+        (PRIVATE, "", HELLO, False, MADE),
+        (PRIVATE, "private", HELLO, True, ""),
+        (PRIVATE, "private", HELLO, False, SHOWN),
+        (PRIVATE, "public", HELLO, False, ""),
+        (PRIVATE, "public", HELLO, True, ""),
+        (PRIVATE, "secret", HELLO, True, "IMAGE_VISIBILITY is 'secret', expected private or public"),
+        (PRIVATE, "", ImageName("ghcr.io", "octo", "hello"), True, ""),
+        (PUBLIC, "", HELLO, True, ""),
+        ({}, "", HELLO, True, MADE),
+        ([], "", HELLO, True, MADE),
     ],
 )
 def test_a_private_repository_and_a_public_image(
-    docker_hub: Hub,
-    tmp_path: Path,
-    content: object,
-    env: dict[str, str],
-    image: ImageName,
-    hidden: bool,
-    refused: bool,
+    docker_hub: Hub, tmp_path: Path, content: object, visibility: str, image: ImageName, hidden: bool, says: str
 ) -> None:
     """What is private on GitHub does not become public on Docker Hub, unless that is wanted."""
     docker_hub.private = hidden
-    if refused:
-        with pytest.raises(Failure, match=r"repository is private, and everybody may pull .* PUBLIC_IMAGE to true"):
-            plan.check_visible(image, {**event(tmp_path, content), **env})
+    env = {**event(tmp_path, content), "IMAGE_VISIBILITY": visibility}
+    if says:
+        with pytest.raises(Failure, match=says):
+            plan.check_visibility(image, env)
     else:
-        plan.check_visible(image, {**event(tmp_path, content), **env})
+        plan.check_visibility(image, env)
 
 
 def test_a_private_repository_outside_github(docker_hub: Hub) -> None:
     """Nobody knows on a laptop, and whoever pushes from there knows what it is."""
-    plan.check_visible(HELLO, {})
+    plan.check_visibility(HELLO, {})
     assert docker_hub.requests == []
 
 
 def test_an_event_that_cannot_be_read(tmp_path: Path) -> None:
     """A failure, and not a guess."""
     with pytest.raises(Failure, match="cannot read the event that started this run"):
-        plan.check_visible(HELLO, {"GITHUB_EVENT_PATH": str(tmp_path / "nothing")})
+        plan.check_visibility(HELLO, {"GITHUB_EVENT_PATH": str(tmp_path / "nothing")})
 
 
 def test_what_is_published(hub: Hub, monkeypatch: pytest.MonkeyPatch, no_pause: list[float]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 import push_image
 from hub import BOTH, REVISION, Hub, Image, honest
-from lib import distribution, names, release
+from lib import names, release
 from lib.command import Failure
 from lib.distribution import Refused
 from lib.names import Commit, ImageName
@@ -187,40 +186,6 @@ def test_a_push_that_is_refused_is_not(docker: Programs, target: ImageName, no_p
     with pytest.raises(Refused, match=r"the registry refuses .*: denied: .*; check that DOCKERHUB_USERNAME and"):
         push_image.publish(image(), target, COMMIT)
     assert len(docker.called("docker", "push")) == 1
-
-
-@pytest.mark.parametrize(
-    ("private", "env", "exists", "refused"),
-    [
-        (True, {}, False, True),
-        (True, {}, True, False),
-        (True, {"PUBLIC_IMAGE": "true"}, False, False),
-        (False, {}, False, False),
-    ],
-)
-def test_a_push_does_not_make_a_public_repository_for_a_private_one(
-    docker: Programs,
-    hub: Hub,
-    target: ImageName,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    private: bool,
-    env: dict[str, str],
-    exists: bool,
-    refused: bool,
-) -> None:
-    """Docker Hub makes what is not there, public; so a private repository's image has to have its place."""
-    monkeypatch.setattr(distribution, "HUB", hub.host)
-    (tmp_path / "event.json").write_text(json.dumps({"repository": {"private": private}}), "utf-8")
-    for name, value in {"GITHUB_EVENT_PATH": str(tmp_path / "event.json"), "PUBLIC_IMAGE": "", **env}.items():
-        monkeypatch.setenv(name, value)
-    hub.private = not exists
-    docker.answer("^docker push", err="denied", status=1)
-    with pytest.raises(
-        Failure, match="there is no octo/hello on Docker Hub, which would make" if refused else "refuses"
-    ):
-        push_image.publish(image(), HUB, COMMIT)
-    assert bool(docker.called("docker", "push")) != refused
 
 
 @pytest.fixture
