@@ -12,8 +12,8 @@ REQUIRED = os.environ.get("REQUIRE_ENGINE") == "1"
 OF_A_RUN = ("ACTIONS_", "GITHUB_", "RUNNER_")
 """What the names of a runner's own variables begin with."""
 
-# Hypothesis gives an example 200 ms; on a busy machine it takes longer now and then.
-hypothesis.settings.register_profile("patient", deadline=None)
+# Hypothesis gives an example 200 ms, and making the examples a second; on a busy machine both take longer now and then.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
 

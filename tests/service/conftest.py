@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.running import RedisServer, Service
+from friendlyhello import counter
+from service.running import LIMIT, RedisServer, Service
 
 
 @pytest.fixture
@@ -43,6 +44,18 @@ def service(redis_server: RedisServer, serve: Callable[..., Any]) -> Service:
     """The service under gunicorn, with a real Redis."""
     started: Service = serve(REDIS_URL=redis_server.url)
     return started
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Give Redis and the page more time than a busy machine needs; call it with other seconds for Redis' answers."""
+
+    def give(seconds: float) -> None:
+        monkeypatch.setattr(counter, "TIMEOUT", seconds)
+
+    give(LIMIT)
+    monkeypatch.setattr(counter, "PATIENCE", LIMIT)
+    return give
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import redis
 
-from friendlyhello.counter import KEY, PATIENCE, Counter, CounterError, connect
+from friendlyhello.counter import KEY, LONGEST_RETRY, PATIENCE, TIMEOUT, Counter, CounterError, connect
 from ports import free_port
-from service.running import Flood, Line, RedisServer, black_hole, tls_redis, wait_until
+from service.running import LIMIT, Flood, Line, RedisServer, black_hole, tls_redis, wait_until
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def counting(url: str) -> Counter:
 
 
 def count_again(counter: Counter) -> int:
-    """Count one visit as soon as that is possible, within the two seconds that an end of an outage may take."""
+    """Count one visit as soon as that is possible."""
 
     def attempt() -> int | None:
         try:
@@ -41,7 +41,7 @@ def count_again(counter: Counter) -> int:
         except CounterError:
             return None
 
-    return int(wait_until(attempt, seconds=2, what="the end of the outage"))
+    return int(wait_until(attempt, what="the end of the outage"))
 
 
 def reason(counter: Counter) -> str:
@@ -66,6 +66,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
+@pytest.mark.usefixtures("patient")
 def test_each_of_many_visits_at_once_has_a_number_of_its_own(redis_server: RedisServer) -> None:
     """Visits that share a round trip do not share a number, and none is left out."""
     counters = [counting(redis_server.url) for _ in range(2)]
@@ -77,12 +78,9 @@ def test_each_of_many_visits_at_once_has_a_number_of_its_own(redis_server: Redis
     assert redis_server.client.get(KEY) == b"2000"
 
 
-def test_visits_at_once_share_round_trips_and_one_connection(
-    redis_server: RedisServer, line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patient")
+def test_visits_at_once_share_round_trips_and_one_connection(redis_server: RedisServer, line: Line) -> None:
     """A worker needs one connection, and far fewer commands than it has visits."""
-    for wait in ("TIMEOUT", "PATIENCE"):  # Redis does not answer until all visitors are there
-        monkeypatch.setattr(f"friendlyhello.counter.{wait}", 20)
     counter = counting(line.url)
     counter.add()
     before = redis_server.client.info("commandstats")["cmdstat_incrby"]["calls"]
@@ -99,6 +97,7 @@ def test_visits_at_once_share_round_trips_and_one_connection(
     assert redis_server.client.info("clients")["connected_clients"] == 2  # the counter's and this test's
 
 
+@pytest.mark.usefixtures("patient")
 def test_asking_for_the_number_does_not_count(redis_server: RedisServer) -> None:
     """0 visits are no visit."""
     counter = counting(redis_server.url)
@@ -106,13 +105,17 @@ def test_asking_for_the_number_does_not_count(redis_server: RedisServer) -> None
     assert [counter.add(0), counter.add(), counter.add(0)] == [0, 1, 1]
 
 
-def test_a_visit_that_got_no_answer_is_not_counted_twice(redis_server: RedisServer, line: Line) -> None:
+def test_a_visit_that_got_no_answer_is_not_counted_twice(
+    redis_server: RedisServer, line: Line, patient: Callable[[float], None]
+) -> None:
     """Redis counted it, the answer was lost, and nothing is sent again: the next number is the next one."""
     counter = counting(line.url)
     assert counter.add() == 1
 
     line.answers.clear()
+    patient(0.25)
     assert "Timeout" in reason(counter)
+    patient(LIMIT)
     line.answers.set()
 
     assert count_again(counter) == 3
@@ -134,6 +137,7 @@ def test_a_visit_that_was_given_up_is_not_sent_later(
     counter = counting(redis_server.url)
     assert [reason(counter) for _ in range(2)] == ["no answer within 0.4 s"] * 2
     assert waits == [PATIENCE]
+    monkeypatch.setattr("friendlyhello.counter.PATIENCE", LIMIT)
     found.set()
 
     assert count_again(counter) == 1
@@ -171,6 +175,7 @@ def lock(client: redis.Redis) -> None:
     client.client_kill_filter(_type="normal", skipme=True)
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("break_it", "mend_it", "says"),
     [
@@ -202,6 +207,7 @@ def test_a_redis_that_answers_but_does_not_count_is_an_outage(
     assert count_again(counter) in (1, 2)  # 1 where the key had to be deleted
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_restart_of_redis_loses_no_visit_that_was_shown(redis_server: RedisServer) -> None:
     """Redis keeps its numbers, and the counter finds it again by itself."""
     counter = counting(redis_server.url)
@@ -213,6 +219,7 @@ def test_a_restart_of_redis_loses_no_visit_that_was_shown(redis_server: RedisSer
     assert count_again(counter) == 2
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_restart_that_nobody_noticed_costs_no_visit(redis_server: RedisServer) -> None:
     """A connection that Redis closed in the meantime is replaced before a visit is sent over it."""
     counter = counting(redis_server.url)
@@ -223,18 +230,15 @@ def test_a_restart_that_nobody_noticed_costs_no_visit(redis_server: RedisServer)
     assert counter.add() == 2
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give Redis and the page more time than a busy machine needs."""
-    monkeypatch.setattr("friendlyhello.counter.TIMEOUT", 2)
-    monkeypatch.setattr("friendlyhello.counter.PATIENCE", 30)
-
-
-@pytest.mark.usefixtures("patient")
 def test_a_connection_that_was_dropped_while_idle_costs_no_visit(
-    redis_server: RedisServer, line: Line, monkeypatch: pytest.MonkeyPatch, log: list[logging.LogRecord]
+    redis_server: RedisServer,
+    line: Line,
+    patient: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+    log: list[logging.LogRecord],
 ) -> None:
-    """A NAT or a firewall forgot it: the visit is sent over another one, once, and nobody hears of it."""
+    """A NAT or a firewall forgot it: the visit is sent over another one, once, and the log stays empty."""
+    patient(1)
     monkeypatch.setattr("friendlyhello.counter.IDLE", 0)
     counter = counting(line.url)
     for number in range(1, 4):
@@ -255,6 +259,7 @@ def test_a_connection_in_use_is_not_asked_first(redis_server: RedisServer, monke
     assert redis_server.client.info("commandstats")["cmdstat_incrby"]["calls"] == 11
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_connection_is_kept_alive(redis_server: RedisServer) -> None:
     """The kernel asks after the other end within a minute of silence, so that few NATs forget it."""
     counter = counting(redis_server.url)
@@ -294,6 +299,7 @@ def test_a_restart_that_nobody_noticed_costs_no_visit_over_tls(tls: RedisServer)
     assert counter.add() == 3
 
 
+@pytest.mark.usefixtures("patient")
 def test_tls_with_a_certificate_that_is_not_trusted_is_an_outage(tls: RedisServer) -> None:
     """Nothing is counted at a server that could be anybody's, unless the address says so."""
     bare = tls.url.partition("?")[0]
@@ -346,8 +352,10 @@ def test_a_redis_that_floods_is_an_outage_and_is_not_read_to_its_end(
     assert [len(record.getMessage()) < 700 for record in log] == [True]
 
 
-def test_probes_begin_at_once_and_become_rare(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that only hesitated counts again soon, one that is away is left alone for longer and longer."""
+def test_probes_begin_at_once_and_become_rare(
+    line: Line, monkeypatch: pytest.MonkeyPatch, patient: Callable[[float], None]
+) -> None:
+    """A Redis that only hesitated counts again soon; one that is away is asked less and less often, but every 2 s."""
     pauses: list[float] = []
     sleep, others = time.sleep, threading.enumerate()
 
@@ -360,9 +368,11 @@ def test_probes_begin_at_once_and_become_rare(line: Line, monkeypatch: pytest.Mo
     def outage(expected: list[float]) -> None:
         pauses.clear()
         line.answers.clear()
+        patient(TIMEOUT)
         reason(counter)
         wait_until(lambda: len(pauses) >= len(expected), what="probes")
         assert pauses[: len(expected)] == expected
+        patient(LIMIT)
         line.answers.set()
         count_again(counter)
 
@@ -371,9 +381,12 @@ def test_probes_begin_at_once_and_become_rare(line: Line, monkeypatch: pytest.Mo
     assert counter.add() == 1
     outage([0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
     outage([0.05, 0.1])
+    assert LONGEST_RETRY + 2 * TIMEOUT < 2  # seconds: a pause, then connecting and an answer
 
 
-def test_one_line_is_logged_at_each_change(line: Line, log: list[logging.LogRecord]) -> None:
+def test_one_line_is_logged_at_each_change(
+    line: Line, log: list[logging.LogRecord], patient: Callable[[float], None]
+) -> None:
     """Not one for each request."""
     changes: list[bool] = []
     counter = Counter(connect(line.url))
@@ -382,8 +395,10 @@ def test_one_line_is_logged_at_each_change(line: Line, log: list[logging.LogReco
     counter.add()
 
     line.answers.clear()
+    patient(0.25)
     for _ in range(100):
         reason(counter)
+    patient(LIMIT)
     line.answers.set()
     count_again(counter)
 
@@ -391,9 +406,10 @@ def test_one_line_is_logged_at_each_change(line: Line, log: list[logging.LogReco
     assert changes == [True, False, True]
 
 
-def test_a_counter_survives_a_fork(redis_server: RedisServer) -> None:
+def test_a_counter_survives_a_fork(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A counter whose thread is gone starts another one by itself."""
     counter = Counter(connect(redis_server.url))  # as in a child process, no thread runs
 
     assert reason(counter) == "no answer within 0.4 s"
+    monkeypatch.setattr("friendlyhello.counter.PATIENCE", LIMIT)
     assert count_again(counter) == 1

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -22,11 +23,12 @@ from service.running import RedisServer, Service, ask, wait_until
 def test_a_request_is_one_line_of_json(serve: Callable[..., Service], redis_server: RedisServer) -> None:
     """With the id that the answer carries, its duration in seconds and the revision, and without query and headers."""
     service = serve(REDIS_URL=redis_server.url, REVISION="0123abc", FORWARDED_ALLOW_IPS="127.0.0.1")
+    start = time.monotonic()
     answer = service.get("/?token=hunter2", headers={"X-Forwarded-For": "203.0.113.9", "X-Api-Key": "hunter2"})
     entry = wait_until(lambda: [line for line in service.requests() if line["target"] == "/"], what="the line")[0]
 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.pop("time"))
-    assert 0 < entry.pop("seconds") < 1
+    assert 0 < entry.pop("seconds") < time.monotonic() - start
     assert entry.pop("process") in service.workers()
     assert entry == {
         "client": "203.0.113.9",

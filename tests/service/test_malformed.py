@@ -17,7 +17,7 @@ from random import Random
 
 import pytest
 
-from service.running import Service
+from service.running import LIMIT, Service
 
 MEANT = {501, 505}
 """Server errors that are right: an unknown transfer coding, an unknown version of HTTP (RFC 9110, 15.6)."""
@@ -77,7 +77,7 @@ def malformed(random: Random) -> bytes:
 def answers(port: int, request: bytes) -> list[int]:
     """Send a request, say that no more comes, and return the statuses of what is answered."""
     received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as client:
         with contextlib.suppress(OSError):  # the answer is sent, and the connection ended, before all is read
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)

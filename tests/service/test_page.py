@@ -19,6 +19,8 @@ from friendlyhello.config import Config
 from friendlyhello.views import build_app
 from service.running import wait_until
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 NO_COUNT = "<i>cannot connect to Redis, counter disabled</i>"
 
 
@@ -83,7 +85,7 @@ def test_counting_goes_on_when_redis_is_back(browser: FlaskClient, database: fak
     assert browser.get("/").text == expected("world", NO_COUNT)
     database.connected = True
 
-    page = wait_until(lambda: NO_COUNT not in (text := browser.get("/").text) and text, seconds=2, what="the count")
+    page = wait_until(lambda: NO_COUNT not in (text := browser.get("/").text) and text, what="the count")
 
     assert page == expected("world", "2")
 
@@ -115,7 +117,7 @@ def test_readiness_is_redis(browser: FlaskClient, database: fakeredis.FakeServer
     assert (ready.status_code, ready.json) == (200, {"status": "ok", "redis": "ok"})
     assert (unready.status_code, unready.json) == (503, {"status": "degraded", "redis": "unavailable"})
     database.connected = True
-    wait_until(lambda: browser.get("/readyz").status_code == 200, seconds=2, what="readiness")
+    wait_until(lambda: browser.get("/readyz").status_code == 200, what="readiness")
     assert browser.get("/").text == expected("world", "1")
 
 
