@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,6 +54,15 @@ class Programs:
         self._answers.append({"when": when, "out": out, "err": err, "status": status, "once": once})
         self._save()
         return self
+
+    def call(self, command: list[str]) -> tuple[int, str, str]:
+        """Answer a call in this process, as the program would; return its exit code, stdout and stderr."""
+        with (self.folder / "calls.jsonl").open("a", encoding="utf-8") as calls:
+            calls.write(json.dumps(command) + "\n")
+        for answer in self._answers:
+            if re.search(str(answer["when"]), shlex.join(command)):
+                return int(str(answer["status"])), str(answer["out"]), str(answer["err"])
+        return 0, "", ""
 
     @property
     def calls(self) -> list[list[str]]:

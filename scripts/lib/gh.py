@@ -1,0 +1,170 @@
+"""GitHub, through its own command `gh`: what is set for the repository, and what should be.
+
+`gh` keeps the login, so no token of GitHub's ever passes through here. https://cli.github.com/manual/gh_api
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.command import ROOT, Failure, last_line, run
+from lib.names import public_url
+
+ENVIRONMENTS = ("publish", "production")
+"""Where jobs get their secrets: to push the image, and to deploy it."""
+
+REFS = (("branch", "main"), ("tag", "v*"))
+"""What may use these environments: nothing that a branch of anybody's could change."""
+
+ACTIONS = 15368
+"""The app that reports the results of workflows: nobody else can report `required`."""
+
+# https://docs.github.com/rest/repos/rules. Of the roles, 2 maintains and 5 administers a repository.
+KEEPERS = [{"actor_id": role, "actor_type": "RepositoryRole", "bypass_mode": "always"} for role in (2, 5)]
+RULESETS: tuple[dict[str, Any], ...] = (
+    {
+        "name": "main: checks have passed",
+        "target": "branch",
+        "enforcement": "active",
+        "conditions": {"ref_name": {"include": ["~DEFAULT_BRANCH"], "exclude": []}},
+        "rules": [
+            {"type": "deletion"},
+            {"type": "non_fast_forward"},
+            {
+                "type": "required_status_checks",
+                "parameters": {
+                    "strict_required_status_checks_policy": False,
+                    "required_status_checks": [{"context": "required", "integration_id": ACTIONS}],
+                },
+            },
+        ],
+    },
+    {
+        "name": "v*: who releases",
+        "target": "tag",
+        "enforcement": "active",
+        "conditions": {"ref_name": {"include": ["refs/tags/v*"], "exclude": []}},
+        "rules": [{"type": "creation"}, {"type": "update"}, {"type": "deletion"}],
+        "bypass_actors": KEEPERS,
+    },
+)
+
+
+class Denied(Failure):
+    """GitHub does not show this to us, or the plan does not have it."""
+
+
+class GitHub:
+    """One repository on GitHub; `slug` is its owner/name."""
+
+    def __init__(self, slug: str, host: str = "github.com") -> None:
+        self.slug = slug
+        self.host = host
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the `gh api` command for a path of this repository, such as `environments`."""
+        path, *rest = arguments
+        return ["gh", "api", "--hostname", self.host, f"repos/{self.slug}{'/' if path else ''}{path}", *rest]
+
+    def get(self, path: str) -> Any:
+        """Return what GitHub says, None if there is no such thing; raise Denied or Failure if it does not say."""
+        return answered(run(self.command(path), check=False, timeout=60), path)
+
+    def items(self, path: str, key: str = "") -> list[dict[str, Any]]:
+        """Return all of a list, over its pages; `key` is where an answer has it. None there is an empty one."""
+        found: list[dict[str, Any]] = []
+        for page in range(1, 100):
+            answer = self.get(f"{path}{'&' if '?' in path else '?'}per_page=100&page={page}")
+            items = (answer or {}).get(key, []) if key else answer or []
+            found += items
+            if len(items) < 100:
+                break
+        return found
+
+    def send(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
+        """Change something, and return what GitHub says."""
+        command = self.command(path, "--method", method, "--input", "-")
+        done = run(command, check=False, timeout=60, stdin=json.dumps(body))
+        if done.returncode:
+            return answered(done, path, missing=False)
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def variables(self, environment: str = "") -> dict[str, str]:
+        """Return the variables of the repository, or of one of its environments."""
+        path = f"environments/{environment}/variables" if environment else "actions/variables"
+        return {item["name"]: item["value"] for item in self.items(path, "variables")}
+
+    def secrets(self, environment: str = "") -> set[str]:
+        """Return the names of the secrets; GitHub tells nobody their values."""
+        path = f"environments/{environment}/secrets" if environment else "actions/secrets"
+        return {item["name"] for item in self.items(path, "secrets")}
+
+    def set_variable(self, name: str, value: str, environment: str = "") -> None:
+        """Set a variable."""
+        self.keep("variable", name, value, environment)
+
+    def set_secret(self, name: str, value: str, environment: str = "") -> None:
+        """Set a secret: `gh` reads it from standard input, so that no list of processes shows it."""
+        self.keep("secret", name, value, environment)
+
+    def keep(self, kind: str, name: str, value: str, environment: str) -> None:
+        """Set a variable or a secret; the value is on no command line."""
+        where = ["--env", environment] if environment else []
+        repository = f"{self.host}/{self.slug}"
+        done = run(["gh", kind, "set", name, "--repo", repository, *where], check=False, timeout=60, stdin=value)
+        if done.returncode:
+            raise Failure(f"cannot set the {kind} {name} of {self.slug}{last_line(done)}")
+
+    def policies(self, environment: str) -> set[tuple[str, str]] | None:
+        """Return what may use an environment, as kind and pattern: None for everything."""
+        settings = self.get(f"environments/{environment}") or {}
+        if not (settings.get("deployment_branch_policy") or {}).get("custom_branch_policies"):
+            return None
+        found = self.items(f"environments/{environment}/deployment-branch-policies", "branch_policies")
+        return {(item.get("type", "branch"), item["name"]) for item in found}
+
+    def rulesets(self) -> list[dict[str, Any]]:
+        """Return the active rulesets of the repository in full, and those that its owner has for it."""
+        return [
+            self.get(f"rulesets/{item['id']}") or {}
+            for item in self.items("rulesets?includes_parents=true")
+            if item.get("enforcement") == "active"
+        ]
+
+
+def answered(done: Any, path: str, *, missing: bool = True) -> Any:
+    """Return what an answer of `gh api` says, None for 404 if it may be missing; raise Denied or Failure."""
+    if not done.returncode:
+        return json.loads(done.stdout)
+    status = re.search(r"\(HTTP (\d+)\)", done.stderr)
+    code = int(status[1]) if status else 0
+    if code == 404 and missing:
+        return None
+    kind = Denied if code in (401, 403, 404) else Failure
+    raise kind(f"GitHub says about {path or 'the repository'}{last_line(done)}")
+
+
+def find(remote: str) -> GitHub | None:
+    """Return the repository that a remote's address names; None if it is none of GitHub's form."""
+    match = re.fullmatch(r"https://([^/]+)/([^/]+/[^/]+)", public_url(remote))
+    return GitHub(match[2], match[1]) if match else None
+
+
+def check_login(host: str) -> str:
+    """Return why `gh` cannot ask, with what to do, or "" if it can."""
+    if not shutil.which("gh"):
+        return "gh is not installed; see https://cli.github.com, or apt-get install gh"
+    done = run(["gh", "auth", "status", "--hostname", host], check=False, timeout=60)
+    return f"gh is not logged in at {host}; run gh auth login --hostname {host}" if done.returncode else ""
+
+
+def known(root: Path = ROOT) -> tuple[set[str], set[str]]:
+    """Return the names of the variables and of the secrets that the workflows read."""
+    text = "".join(file.read_text("utf-8") for file in sorted((root / ".github/workflows").glob("*.yml")))
+    variables, secrets = (set(re.findall(rf"\b{kind}\.([A-Z][A-Z0-9_]*)", text)) for kind in ("vars", "secrets"))
+    return variables, secrets - {"GITHUB_TOKEN"}
