@@ -29,11 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import check  # noqa: E402
-from build_image import IMAGE  # noqa: E402
+from lib import service  # noqa: E402
 from lib.command import Failure, parser, run, say, start, wait_until  # noqa: E402
 from measuring import Load, load_command, machine, parse, table  # noqa: E402
 
 VISITORS = ROOT / "tests/swarm/load.py"
+IMAGE = service.load().image
 SLOW = 1000
 CONNECTIONS = (1, 32, 256, 1000)
 SERVICE = "friendlyhello"

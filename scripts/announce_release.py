@@ -12,17 +12,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from lib import release
+from lib import release, service
 from lib.command import STATE, Failure, add_summary, parser, run, say, stage, start
 from lib.names import Version, checked_out, image_name, parse_version
 from lib.registry import digest_at
 
 
-def notes(version: Version, found: release.Verified) -> str:
+def notes(version: Version, found: release.Verified, run_line: str) -> str:
     """Return, as Markdown, what a user of this version needs; GitHub adds what changed."""
     reference = found.image.tagged(str(version))
     return f"""```sh
-docker run --rm -p 4000:80 {reference}
+{run_line}
 ```
 
 | | |
@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
                 f"there is no {image.tagged(str(version))} in the registry; run python3 scripts/promote_image.py"
                 f" {version} first"
             )
-        text = notes(version, release.verified(image, digest, revision=commit.sha))
+        found = release.verified(image, digest, revision=commit.sha)
+        text = notes(version, found, service.load().run_line(image.tagged(str(version))))
         if options.dry_run:
             print(text)
             return 0

@@ -15,12 +15,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib import engine
+from lib import engine, service
 from lib.command import ROOT, Failure, parser, say, set_output, stage, start
 from lib.names import Commit, checked_out
 from lib.registry import LocalImage, check_same, local_image, run_pulling
 
-IMAGE = "friendlyhello:ci"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 CA_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine
@@ -95,7 +94,7 @@ def why_it_failed(log: str) -> str:
     return str(steps[-1]) if steps else (after.strip().splitlines() or ["docker buildx build failed"])[0]
 
 
-def build(image: str, platforms: Sequence[str], commit: Commit) -> LocalImage:
+def build(image: str, platforms: Sequence[str], commit: Commit, *, root: Path = ROOT) -> LocalImage:
     """Build the image and return it; the engine has to keep the digest that the build reported."""
     if commit.dirty:
         say(f"the work tree has changes that are in no commit: the image's revision is {commit.revision}")
@@ -109,6 +108,7 @@ def build(image: str, platforms: Sequence[str], commit: Commit) -> LocalImage:
             ca_bundle=ca_bundle(),
             proxies=proxies(),
             metadata=metadata,
+            root=root,
         )
         done = run_pulling(command, show=True, check=False)
         if done.returncode != 0:
@@ -121,16 +121,18 @@ def build(image: str, platforms: Sequence[str], commit: Commit) -> LocalImage:
 
 
 def main(argv: Sequence[str]) -> int:
+    this = service.load()
     arguments = parser(__doc__)
-    arguments.add_argument("--image", default=IMAGE, help="the image's name on this engine (default: %(default)s)")
+    arguments.add_argument("--image", default=this.image, help="the image's name on this engine (default: %(default)s)")
     arguments.add_argument(
-        "--platform", action="append", choices=engine.PLATFORMS, help="a platform to build (default: every one)"
+        "--platform", action="append", choices=this.platforms, help="a platform to build (default: every one)"
     )
     options = arguments.parse_args(argv)
     engine.find()
     with stage("Build image"):
-        built = build(options.image, options.platform or engine.PLATFORMS, checked_out())
+        built = build(options.image, options.platform or this.platforms, checked_out())
     set_output("digest", built.digest)
+
     print(built.digest)
     return 0
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The whole pipeline on this machine: build, smoke-test, push, pull back by digest, run.
 
-With no account it publishes to a registry on localhost, which is gone afterwards. With --push it
+With no account it publishes to a registry on localhost, which is removed afterwards. With --push it
 publishes to Docker Hub for real, as DOCKERHUB_USERNAME, with DOCKERHUB_TOKEN or after docker login.
 Prints what a user gets: the seconds of each stage, the one digest, sizes, and the docker run.
 """
@@ -14,18 +14,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import build_image
 import push_image
 import smoke_test
 from engine import setup as set_up
-from lib import containers, engine, standin
+from lib import containers, engine, service, standin
+from lib.client import ask
 from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
-from lib.names import Commit, ImageName, checked_out, image_name
+from lib.names import PIPELINE, Commit, ImageName, checked_out, image_name
 from lib.registry import LocalImage, check_same, layer_sizes, local_image, run_pulling
+from lib.service import Service
 
-IMAGE = "friendlyhello:ci"
 REGISTRY_IMAGE = "registry:3"
 
 
@@ -51,7 +53,7 @@ def local_registry() -> Iterator[str]:
     """A registry on localhost, gone at the end."""
     container = run_pulling(registry_command(), show=True).stdout.strip()
     try:
-        port = int(run(["docker", "port", container, "5000/tcp"]).stdout.split()[0].rpartition(":")[2])
+        port = smoke_test.published_port(container, 5000)
         wait_until(lambda: standin.answers(port), seconds=30, what=f"the registry on localhost:{port}")
         yield f"localhost:{port}"
     finally:
@@ -77,12 +79,14 @@ def logged_in(username: str, token: str, registry: str) -> Iterator[None]:
         run(["docker", "logout", *server], check=False)
 
 
-def pull_back(image: LocalImage, target: ImageName, commit: Commit, digest: str) -> None:
+def pull_back(
+    image: LocalImage, target: ImageName, commit: Commit, digest: str, platforms: Sequence[str] = service.PLATFORMS
+) -> None:
     """Remove the image here and get it from the registry again, by its digest."""
     for name in (image.reference, target.tagged(commit.revision)):
         run(["docker", "image", "rm", "--force", name], check=False)
     reference = target.at(digest)
-    for platform in engine.PLATFORMS:  # without --platform a pull brings the host's only
+    for platform in platforms:  # without --platform a pull brings the host's only
         run_pulling(["docker", "pull", "--quiet", "--platform", platform, reference], show=True)
     pulled = local_image(reference)
     check_same(f"{reference}, pulled back,", digest, pulled.digest)
@@ -91,30 +95,53 @@ def pull_back(image: LocalImage, target: ImageName, commit: Commit, digest: str)
         run(["docker", "tag", reference, name])
 
 
-def plain_run_command(reference: str, port: int) -> list[str]:
+def plain_run_command(this: Service, reference: str, port: int, network: str = "") -> list[str]:
     """Return the command that users start the image with, in the background."""
-    return ["docker", "run", "--detach", "--publish", f"{port}:80", "--label", containers.label(), reference]
+    return [
+        *("docker", "run", "--detach", "--publish", f"{port}:{this.port}"),
+        *(["--network", network] if network else []),
+        *smoke_test.variables(this.environment if network else this.secrets),
+        *("--label", containers.label(), reference),
+    ]
 
 
-def run_as_users_do(reference: str, port: int) -> str:
-    """Run a published image alone, ask for the page, and return it."""
-    container = containers.start(plain_run_command(reference, port))
-    curl = smoke_test.curl_command(port, "/")
+def run_as_users_do(this: Service, smoke: ModuleType | None, reference: str, port: int) -> str:
+    """Run a published image as the README says, alone if it can be; check smoke.py's promises and return the page."""
+    alone, complete = getattr(smoke, "alone", None), getattr(smoke, "complete", None)
+    network, started = "", []
+    if complete and not alone and this.backing:
+        network = f"{PIPELINE}-run-{containers.run_id()}"
+        run(["docker", "network", "create", "--label", containers.label(), network])
+        started = [run_pulling(smoke_test.backing_command(backing, network)).stdout.strip() for backing in this.backing]
+    container = containers.start(plain_run_command(this, reference, port, network))
+    address = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: run(curl, check=False).returncode == 0, seconds=30, what=f"a page on port {port}")
-        page = smoke_test.parse_response(run(curl, show=True).stdout).body
+        wait_until(lambda: is_up(f"{address}{this.health}"), seconds=30, what=f"an answer on port {port}")
+        environment = this.environment if network else this.secrets
+        visitor = smoke_test.Visitor(port, container[:12], environment)
+        if promise := alone or complete:
+            smoke_test.keep(promise, visitor)
+        answer = visitor.get(this.page)
+        if answer.status >= 400:
+            raise Failure(f"GET {this.page} answered {answer.status}")
     except Failure:
         say(f"the service wrote:\n{containers.logs(container)}")
         raise
+    else:
+        return answer.text
     finally:
-        run(["docker", "rm", "--force", container], check=False)
-    expected = smoke_test.page("World", container[:12], smoke_test.NO_REDIS)
-    if page != expected:
-        raise Failure(f"the page is {page!r}, expected {expected!r}")
-    return page
+        run(["docker", "rm", "--force", "--volumes", container, *started], check=False)
 
 
-def added_bytes(reference: str, layers: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def is_up(address: str) -> bool:
+    """Whether a server answers at an address."""
+    try:
+        return ask(address).status < 500
+    except Failure:
+        return False
+
+
+def added_bytes(reference: str, layers: Mapping[str, Sequence[int]], title: str) -> dict[str, int]:
     """Return platform -> compressed bytes of those of the `layers` that the Dockerfile adds to its base image.
 
     The first instruction of its last stage tells where they begin in the image's history (OCI image
@@ -125,19 +152,25 @@ def added_bytes(reference: str, layers: Mapping[str, Sequence[int]]) -> dict[str
     )
     # By platform, unless there is only one.
     return {
-        platform: sum(sizes[base_layers(images.get(platform, images)["history"]) :])
+        platform: sum(sizes[base_layers(images.get(platform, images)["history"], title) :])
         for platform, sizes in layers.items()
     }
 
 
-def base_layers(history: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many layers of an image come from its base image, by its history."""
+def base_layers(history: Sequence[Mapping[str, Any]], title: str) -> int:
+    """Return how many layers of an image come from its base image: those before the one that sets its title.
+
+    Raises Failure if none sets it.
+    """
     count = 0
     for entry in history:
-        if "org.opencontainers.image.title=friendlyhello" in entry.get("created_by", "").replace('"', ""):
-            break
+        if f"org.opencontainers.image.title={title} " in entry.get("created_by", "").replace('"', "") + " ":
+            return count
         count += not entry.get("empty_layer", False)
-    return count
+    raise Failure(
+        f"no instruction of the image sets org.opencontainers.image.title={title}, which service.toml names; see LABEL"
+        " in Dockerfile"
+    )
 
 
 def stages() -> list[dict[str, Any]]:
@@ -146,22 +179,23 @@ def stages() -> list[dict[str, Any]]:
     return [{"name": entry["name"], "seconds": entry["seconds"]} for entry in map(json.loads, lines)]
 
 
-def report(result: Result, done: Sequence[Mapping[str, Any]], run_line: str) -> str:
+def report(result: Result, done: Sequence[Mapping[str, Any]], run_line: str, port: int) -> str:
     """Return the table at the end."""
     width = max(len(entry["name"]) for entry in done)
     total = sum(entry["seconds"] for entry in done)
     lines = [f"{'stage':<{width}}  seconds", *(f"{entry['name']:<{width}}  {entry['seconds']:7.1f}" for entry in done)]
-    lines += [f"{'all':<{width}}  {total:7.1f}", "", f"digest     {result.tested_digest}", "           built, tested,"]
-    lines[-1] += " published and pulled back: the same one"
+    lines += [f"{'all':<{width}}  {total:7.1f}", "", f"digest     {result.tested_digest}"]
+    lines += ["           identical after build, test, push and pull"]
     for platform in result.platforms:
         whole, added = result.compressed_bytes[platform] / 1e6, result.added_bytes[platform] / 1e6
-        lines.append(f"{platform}  {whole:.1f} MB compressed, {added:.1f} MB of them added to the base image")
-    return "\n".join([*lines, "", f"run it:    {run_line}", "then open http://localhost:4000"])
+        lines.append(f"{platform}  {whole:.1f} MB compressed, {added:.1f} MB of it on top of the base image")
+    return "\n".join([*lines, "", f"run it:    {run_line}", f"then open http://localhost:{port}"])
 
 
-def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Result, str]:
+def pipeline(this: Service, *, setup: bool, offline: bool, push: bool, port: int) -> tuple[Result, str]:
     """Run every stage; return the result and the line that runs the image."""
     commit = checked_out()
+    smoke = smoke_test.promises()
     env = dict(os.environ)
     if push and not env.get("DOCKERHUB_USERNAME"):
         raise UsageError("--push needs DOCKERHUB_USERNAME: set it to the name you log in to the registry with")
@@ -169,7 +203,7 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
     target = image_name(env, commit.repository)
     STATE.mkdir(exist_ok=True)
     (STATE / "stages.jsonl").unlink(missing_ok=True)
-    Progress.begun, Progress.total = 0, 6 + len(engine.PLATFORMS)
+    Progress.begun, Progress.total = 0, 6 + len(this.platforms)
     with stage("Find a Docker Engine"):
         found = set_up(offline) if setup or offline else engine.find()
         say(str(found))
@@ -177,8 +211,8 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
             raise Failure(engine.without_loopback(found))
     with containers.cleaned_up(), contextlib.ExitStack() as cleanup:
         with stage("Build image"):
-            image = build_image.build(IMAGE, engine.PLATFORMS, commit)
-        smoke_test.smoke_test(image, engine.PLATFORMS, port)
+            image = build_image.build(this.image, this.platforms, commit)
+        smoke_test.smoke_test(image, this.platforms, port)
         with stage("Push image"):
             if push:
                 cleanup.enter_context(
@@ -189,38 +223,38 @@ def pipeline(*, setup: bool, offline: bool, push: bool, port: int) -> tuple[Resu
                 target = ImageName(host, target.namespace, target.repository)
             digest = push_image.publish(image, target, commit)
         with stage("Pull image back by digest"):
-            pull_back(image, target, commit, digest)
+            pull_back(image, target, commit, digest, this.platforms)
         with stage(f"Run it on port {port}"):
-            page = run_as_users_do(target.at(digest), port)
-        say(f"the page: {page}")
+            page = run_as_users_do(this, smoke, target.at(digest), port)
+        say(f"the page: {page[:500]}")
         layers = layer_sizes(target.at(digest))
         result = Result(
             image.digest,
             digest,
             target.at(digest),
-            engine.PLATFORMS,
+            this.platforms,
             {platform: sum(sizes) for platform, sizes in layers.items()},
-            added_bytes(target.at(digest), layers),
+            added_bytes(target.at(digest), layers, this.name),
         )
-    return result, f"docker run --rm -p 4000:80 {target.tagged(commit.revision) if push else IMAGE}"
+    name = target.tagged(commit.revision) if push else this.image
+    return result, this.run_line(name)
 
 
 def main(argv: Sequence[str]) -> int:
+    this = service.load()
     arguments = parser(__doc__)
     arguments.add_argument("--setup", action="store_true", help="install, configure and start what is missing")
     arguments.add_argument(
         "--offline", action="store_true", help="stand in for Docker Hub in any case; implies --setup"
     )
     arguments.add_argument("--push", action="store_true", help="publish to Docker Hub, or to REGISTRY, for real")
-    arguments.add_argument(
-        "--port", type=int, default=smoke_test.PORT, help="the port to publish (default: %(default)s)"
-    )
+    arguments.add_argument("--port", type=int, default=this.publish, help="the port to publish (default: %(default)s)")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result for machines, too")
     options = arguments.parse_args(argv)
-    result, run_line = pipeline(setup=options.setup, offline=options.offline, push=options.push, port=options.port)
+    result, line = pipeline(this, setup=options.setup, offline=options.offline, push=options.push, port=options.port)
     if options.json:
         options.json.write_text(json.dumps({**vars(result), "stages": stages()}, indent=2) + "\n", "utf-8")
-    print(report(result, stages(), run_line))
+    print(report(result, stages(), line, this.publish))
     return 0
 
 

@@ -24,9 +24,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lib import release
+from lib import release, service
 from lib.command import Failure, UsageError, add_summary, annotate, parser, say, set_output, start
-from lib.engine import PLATFORMS
 from lib.github import is_private
 from lib.names import Commit, ImageName, Version, checked_out, image_name, parse_version
 from lib.registry import digest_at, is_shown
@@ -108,7 +107,9 @@ def published(image: ImageName, sha: str) -> str:
     except Failure as failure:
         say(f"cannot tell whether {sha} is published: {failure}")
         return ""
-    return release.verified(image, sha, platforms=PLATFORMS, revision=sha).digest if digest else ""
+    if not digest:
+        return ""
+    return release.verified(image, sha, platforms=service.load().platforms, revision=sha).digest
 
 
 def check_visibility(image: ImageName, env: Mapping[str, str]) -> None:

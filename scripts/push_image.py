@@ -11,14 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from lib import release
+from lib import release, service
 from lib.command import Failure, last_line, parser, run, say, set_output, shown, stage, start
 from lib.distribution import Refused
-from lib.engine import PLATFORMS
 from lib.names import Commit, ImageName, check_digest, checked_out, image_name
 from lib.registry import REFUSED, LocalImage, check_same, digest_at, local_image, retry
-
-IMAGE = "friendlyhello:ci"
 
 
 def tag_command(image: str, reference: str) -> list[str]:
@@ -89,7 +86,7 @@ def publish(
 
 def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
-    arguments.add_argument("--image", default=IMAGE, help="the tested image (default: %(default)s)")
+    arguments.add_argument("--image", default=service.load().image, help="the tested image (default: %(default)s)")
     arguments.add_argument("--digest", help="the digest that was tested: no other is pushed")
     arguments.add_argument("--dry-run", action="store_true", help="say what would be pushed, and push nothing")
     options = arguments.parse_args(argv)
@@ -99,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     if options.digest:
         check_same(f"{options.image} on this engine", check_digest(options.digest), image.digest)
     with stage("Push image"):
-        digest = publish(image, target, commit, platforms=PLATFORMS, dry_run=options.dry_run)
+        digest = publish(image, target, commit, platforms=service.load().platforms, dry_run=options.dry_run)
     set_output("digest", digest)
     print(target.at(digest))
     return 0

@@ -1,142 +1,170 @@
 #!/usr/bin/env python3
 """Run the image as users will, and check everything that it promises, on every platform.
 
-Starts the image with a read-only root, no capabilities and no way to new privileges, first without
-a Redis and then with one beside it. Checks the exact page, the headers, /healthz and /readyz, that
-visits count up, that it is not root, and that SIGTERM finishes the request in flight and ends it
-within seconds. Each command is printed as it is run, so that it can be repeated by hand.
+Starts the image with a read-only root, no capabilities and no way to new privileges. What every image has to keep is
+checked here: see CHECKS in scripts/lib/service.py, and [off] in service.toml for what does not hold. What a visitor of
+this service is promised is checked by smoke.py at the top of the repository: `alone` with nothing beside the service,
+then `complete` with the backing services of service.toml. Each command is printed as it is run, so that it can be
+repeated by hand.
 """
 
 from __future__ import annotations
 
-import html
 import http.client
+import importlib.util
 import json
 import re
 import socket
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from lib import containers, engine
-from lib.command import Failure, last_line, parser, run, say, shown, stage, start, wait_until
+from lib import containers, engine, service
+from lib.client import Answer, ask
+from lib.command import ROOT, Failure, parser, run, say, shown, stage, start, wait_until
+from lib.names import PIPELINE
 from lib.registry import LocalImage, check_same, local_image, run_pulling
+from lib.service import Backing, Service
 from lib.standin import host_platform
 
-IMAGE = "friendlyhello:ci"
-REDIS = "redis:8"
-PORT = 4000
 START_SECONDS = 90  # an emulated platform takes its time
-COUNT_SECONDS = 20
+PROMISE_SECONDS = 20
 STOP_SECONDS = 15
-NAME = """<b>"World" & 'friends'</b>"""  # what must not reach the page as it is
-NO_REDIS = "<i>cannot connect to Redis, counter disabled</i>"
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+ENDED = ("0", "143")  # by itself after SIGTERM, or as the signal's default is (128 + 15)
 
 
-@dataclass(frozen=True)
-class Response:
-    """An HTTP response. Header names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: str
+def variables(environment: Mapping[str, str]) -> list[str]:
+    """Return the options of `docker run` that set variables."""
+    return [part for name, value in environment.items() for part in ("--env", f"{name}={value}")]
 
 
-def run_command(image: str, platform: str, publish: str, network: str) -> list[str]:
-    """Return the command that starts the image; `publish` is 4000:80, or 80 for a port that the engine chooses.
+def run_command(
+    this: Service, image: str, platform: str, *, publish: int, network: str, environment: Mapping[str, str]
+) -> list[str]:
+    """Return the command that starts the image; `publish` is a port of 127.0.0.1, or 0 for one that the engine chooses.
 
-    A Python that starts under emulation takes longer than a health check may, so there are none there.
+    IPv4 and IPv6 get different ports where the engine chooses, so one address is named and asked. A Python that starts
+    under emulation takes longer than a health check may, so there are none there.
     """
     health = [] if platform == host_platform() else ["--no-healthcheck"]
     return [
-        *("docker", "run", "--detach", "--publish", publish, "--platform", platform, "--network", network),
-        *(*HARDENED, *health, "--env", f"NAME={NAME}", "--label", containers.label(), image),
+        *("docker", "run", "--detach", "--publish", f"127.0.0.1:{publish or ''}:{this.port}", "--platform", platform),
+        *("--network", network, *HARDENED, *health, *variables(environment)),
+        *(part for folder in this.volumes for part in ("--mount", f"type=volume,dst={folder}")),
+        *("--label", containers.label(), image),
     ]
 
 
-def redis_command(network: str) -> list[str]:
-    """Return the command that starts a Redis that the service finds under the name `redis`."""
+def backing_command(backing: Backing, network: str) -> list[str]:
+    """Return the command that starts a backing service, which the service finds under its name."""
     return [
-        *("docker", "run", "--detach", "--network", network, "--network-alias", "redis", "--label", containers.label()),
-        REDIS,
+        *("docker", "run", "--detach", "--network", network, "--network-alias", backing.name),
+        *(*variables(backing.environment), "--label", containers.label(), backing.image),
     ]
 
 
-def curl_command(port: int, path: str, *, fail: bool = True) -> list[str]:
-    """Return the command that asks for a path; with `fail`, a status of 400 or more is an error."""
-    return [
-        *("curl", *(["--fail"] if fail else []), "--silent", "--show-error", "--include", "--max-time", "20"),
-        f"http://localhost:{port}{path}",
-    ]
+def published_port(container: str, port: int) -> int:
+    """Return the port of this machine that a container's port is published on, 0 if the container has just ended."""
+    done = run(["docker", "port", container, f"{port}/tcp"], check=False)
+    return int(done.stdout.split()[0].rpartition(":")[2]) if done.returncode == 0 and done.stdout.split() else 0
 
 
-def parse_response(text: str) -> Response:
-    """Return what `curl --include` printed, or raise Failure where that is no HTTP response."""
-    head, _, body = text.replace("\r\n", "\n").partition("\n\n")
-    status, *lines = head.split("\n")
-    match = re.fullmatch(r"HTTP/[\d.]+ (\d{3}).*", status)
-    if not match:
-        raise Failure(f"not an HTTP response: {status!r}")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Response(int(match[1]), headers, body)
-
-
-def page(name: str, hostname: str, visits: str) -> str:
-    """Return the page, exactly as the service must give it."""
-    return f"<h3>Hello {name}!</h3><b>Hostname:</b> {hostname}<br/><b>Visits:</b> {visits}"
-
-
-def escaped(body: str) -> str:
-    """Return a page with its character references in one spelling: &#34; and &quot; are the same."""
-    return body.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
-
-
-def check_page(response: Response, hostname: str, visits: str) -> None:
-    """Raise Failure unless this is the page, with NAME escaped."""
-    expected = page(html.escape(NAME), hostname, visits)
-    if response.status != 200:
-        raise Failure(f"GET / answered {response.status}, expected 200")
-    if escaped(response.body) != expected:
-        raise Failure(f"the page is {response.body!r}, expected {expected!r}")
-    if response.headers.get("content-type") != "text/html; charset=utf-8":
-        raise Failure(
-            f"the page's Content-Type is {response.headers.get('content-type')!r}, expected 'text/html; charset=utf-8'"
-        )
-
-
-def check_headers(response: Response, revision: str) -> None:
-    """Raise Failure unless the headers say which revision answered, and no more than they should."""
-    found = response.headers.get("x-revision")
-    if found != revision:
-        raise Failure(f"the page's X-Revision is {found!r}, and the image was built from {revision!r}")
-    server = response.headers.get("server", "")
-    if re.search(r"\d", server):
-        raise Failure(f"the Server header tells a version: {server!r}")
-    if response.headers.get("x-content-type-options") != "nosniff":
-        raise Failure("the page has no X-Content-Type-Options: nosniff")
-
-
-def check_health(response: Response) -> None:
-    """Raise Failure unless the service says that it is up."""
-    if response.status != 200:
-        raise Failure(f"/healthz answered {response.status}, expected 200")
-
-
-def check_ready(response: Response, expected: int) -> None:
-    """Raise Failure unless /readyz answers `expected`, as JSON."""
-    if response.status != expected:
-        raise Failure(f"/readyz answered {response.status}, expected {expected}")
+def promises(root: Path = ROOT) -> ModuleType | None:
+    """Return smoke.py, or None where there is none; raise Failure if it cannot be read."""
+    path = root / "smoke.py"
+    if not path.exists():
+        return None
+    spec = importlib.util.spec_from_file_location("smoke", path)
+    if spec is None or spec.loader is None:
+        raise Failure(f"cannot read {path}")
+    module = importlib.util.module_from_spec(spec)
     try:
-        json.loads(response.body)
-    except ValueError as error:
-        raise Failure(f"/readyz answered {response.body!r}, which is not JSON") from error
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise Failure(f"cannot read {path}: {type(error).__name__}: {error}") from error
+    return module
 
 
-def visits_in(response: Response) -> int | None:
-    """Return the count on the page, or None where the counter is off."""
-    match = re.search(r"<b>Visits:</b> (\d+)$", response.body)
-    return int(match[1]) if match else None
+@dataclass(frozen=True)
+class Visitor:
+    """What smoke.py asks the running service with; its own docstring describes each part."""
+
+    port: int
+    hostname: str
+    environment: Mapping[str, str]
+    quiet: bool = False
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """Ask for a path."""
+        return self._ask(path, headers=headers)
+
+    def post(self, path: str, body: str = "", headers: Mapping[str, str] | None = None) -> Answer:
+        """Send a body to a path."""
+        return self._ask(path, method="POST", body=body, headers=headers)
+
+    def until(self, path: str, good: Callable[[Answer], bool]) -> list[Answer]:
+        """Ask until an answer is good, and return all of them; raise Failure after PROMISE_SECONDS."""
+        say(f"$ {shown(curl_command(self.port, path))}  # until it is as it has to be")
+        answers: list[Answer] = []
+
+        def asked() -> bool:
+            answers.append(ask(f"http://127.0.0.1:{self.port}{path}"))
+            return good(answers[-1])
+
+        try:
+            wait_until(asked, seconds=PROMISE_SECONDS, what=f"the right answer from {path}")
+        except Failure as failure:
+            last = f"; the last one was {answers[-1].status}: {answers[-1].text[:300]!r}" if answers else ""
+            raise Failure(f"{failure}{last}") from failure
+        return answers
+
+    def _ask(self, path: str, **how: Any) -> Answer:
+        say(f"$ {shown(curl_command(self.port, path, how.get('method', 'GET'), how.get('headers'), how.get('body')))}")
+        return ask(f"http://127.0.0.1:{self.port}{path}", **how)
+
+
+def curl_command(
+    port: int,
+    path: str,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: str | None = None,
+) -> list[str]:
+    """Return the line that asks the same by hand."""
+    given = [part for name, value in (headers or {}).items() for part in ("--header", f"{name}: {value}")]
+    sent = ["--data-binary", body] if body is not None else []
+    other = ["--request", method] if method not in ("GET", "POST") else []
+    return ["curl", "--include", *other, *given, *sent, f"http://127.0.0.1:{port}{path}"]
+
+
+def keep(promise: Callable[[Visitor], None], visitor: Visitor) -> None:
+    """Call a function of smoke.py; raise Failure, a sentence, if what it asserts does not hold."""
+    try:
+        promise(visitor)
+    except Failure:
+        raise
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        raise Failure(f"{what or line.line} (smoke.py, line {line.lineno})") from error
+
+
+def check_headers(this: Service, answer: Answer, revision: str) -> None:
+    """Raise Failure unless the page's headers say which revision answered, and no more than they should."""
+    if answer.status >= 500:
+        raise Failure(f"GET {this.page} answered {answer.status}")
+    found = answer.headers.get("x-revision")
+    if this.has("revision") and found != revision:
+        raise Failure(f"the page's X-Revision is {found!r}, and the image was built from {revision!r}")
+    server = answer.headers.get("server", "")
+    if this.has("server") and re.search(r"\d", server):
+        raise Failure(f"the Server header reveals a version: {server!r}")
+    if this.has("nosniff") and answer.headers.get("x-content-type-options") != "nosniff":
+        raise Failure("the page has no X-Content-Type-Options: nosniff")
 
 
 def check_privileges(status: str) -> None:
@@ -150,122 +178,109 @@ def check_privileges(status: str) -> None:
         raise Failure("the service can gain new privileges")
 
 
-def check_image(config: Mapping[str, Any]) -> None:
-    """Raise Failure unless the image's configuration is what the README promises."""
+def check_image(this: Service, config: Mapping[str, Any]) -> None:
+    """Raise Failure unless the image's configuration is what service.toml and the README say."""
     user = config.get("User") or ""
-    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", user):
+    if this.has("user") and not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", user):
         raise Failure(f"the image's user is {user!r}, expected a number that is not root's")
-    if "NAME=World" not in (config.get("Env") or []):
-        raise Failure("the image does not set NAME=World")
-    if "80/tcp" not in (config.get("ExposedPorts") or {}):
-        raise Failure("the image does not expose port 80")
-    if (config.get("Healthcheck") or {}).get("Test", ["NONE"]) == ["NONE"]:
+    if f"{this.port}/tcp" not in (config.get("ExposedPorts") or {}):
+        raise Failure(f"the image does not expose port {this.port}, which service.toml names; see EXPOSE in Dockerfile")
+    if this.has("healthcheck") and (config.get("Healthcheck") or {}).get("Test", ["NONE"]) == ["NONE"]:
         raise Failure("the image has no HEALTHCHECK")
 
 
 class SmokeTest:
     """One image on one platform, from its start to its end. `publish` is as in run_command."""
 
-    def __init__(self, image: LocalImage, platform: str, publish: str) -> None:
+    def __init__(self, this: Service, smoke: ModuleType | None, image: LocalImage, platform: str, publish: int) -> None:
+        self.this = this
+        self.alone: Callable[[Visitor], None] | None = getattr(smoke, "alone", None)
+        self.complete: Callable[[Visitor], None] | None = getattr(smoke, "complete", None)
+        self.environment = {**this.environment, **getattr(smoke, "ENVIRONMENT", {})}
         self.image = image
         self.platform = platform
         self.publish = publish
-        self.network = f"friendlyhello-smoke-{containers.run_id()}-{platform.rpartition('/')[2]}"
+        self.network = f"{PIPELINE}-smoke-{containers.run_id()}-{platform.rpartition('/')[2]}"
         self.container = ""
         self.port = 0
 
-    def get(self, path: str, *, fail: bool = True, show: bool = True) -> Response:
-        """Ask the running service for a path with curl."""
-        done = run(curl_command(self.port, path, fail=fail), show=show, check=False)
-        if done.returncode != 0:
-            raise Failure(f"GET {path} failed{last_line(done)}")
-        return parse_response(done.stdout)
-
     def start(self) -> None:
-        """Start the image; it may take its time to answer."""
+        """Start the image, after what it cannot be without; it may take its time to answer."""
         run(["docker", "network", "create", "--label", containers.label(), self.network])
-        self.container = containers.start(run_command(self.image.reference, self.platform, self.publish, self.network))
+        if self.complete and not self.alone:
+            self.start_backing()
+        command = run_command(
+            self.this,
+            self.image.reference,
+            self.platform,
+            publish=self.publish,
+            network=self.network,
+            environment=self.environment,
+        )
+        self.container = containers.start(command)
 
-    def wait_for_answer(self) -> str:
-        """Wait for the first answer, and return the container's host name."""
-        wait_until(self.is_up, seconds=START_SECONDS, what="an answer from /healthz")
-        return self.inspect("{{.Config.Hostname}}")
+    def start_backing(self) -> None:
+        """Start the backing services."""
+        for backing in self.this.backing:
+            run_pulling(backing_command(backing, self.network), show=True)
+
+    def wait_for_answer(self) -> Visitor:
+        """Wait for the first answer, and return who asks from then on."""
+        wait_until(self.is_up, seconds=START_SECONDS, what=f"an answer from {self.this.health}")
+        return Visitor(self.port, self.inspect("{{.Config.Hostname}}"), self.environment)
 
     def inspect(self, template: str) -> str:
         """Return what `docker inspect` says of the running container."""
         return run(["docker", "container", "inspect", "--format", template, self.container]).stdout.strip()
 
     def is_up(self) -> bool:
-        """Whether the service answers at all; raises Failure where it has already ended."""
+        """Whether the service answers at all; raises Failure if it has already ended."""
         if self.inspect("{{.State.Running}}") != "true":
-            raise Failure(f"the service ended at its start, with exit code {self.inspect('{{.State.ExitCode}}')}")
+            raise Failure(f"the service exited during startup with code {self.inspect('{{.State.ExitCode}}')}")
+        self.port = self.port or published_port(self.container, self.this.port)
         if not self.port:
-            published = run(["docker", "port", self.container, "80/tcp"], check=False)
-            if published.returncode != 0:
-                return False  # it has just ended: the next look says how
-            self.port = int(published.stdout.split()[0].rpartition(":")[2])
-        return run(curl_command(self.port, "/healthz", fail=False), check=False).returncode == 0
+            return False  # it has just ended: the next look says how
+        try:
+            ask(f"http://127.0.0.1:{self.port}{self.this.health}")
+        except Failure:
+            return False
+        return True
 
-    def check_without_redis(self, hostname: str) -> None:
-        """Check the page, the probes and the headers with no Redis anywhere."""
-        response = self.get("/")
-        check_page(response, hostname, NO_REDIS)
-        check_headers(response, self.image.revision)
-        check_health(self.get("/healthz"))
-        check_ready(self.get("/readyz", fail=False), 503)
-        say("ok: the page at once without Redis, its headers, /healthz and /readyz")
+    def check_answers(self, visitor: Visitor) -> None:
+        """Check the health path and the page's headers."""
+        status = visitor.get(self.this.health).status
+        if status != 200:
+            raise Failure(f"GET {self.this.health} answered {status}, expected 200")
+        check_headers(self.this, visitor.get(self.this.page), self.image.revision)
+        say(f"ok: {self.this.health}, and the headers of {self.this.page}")
 
     def check_process(self) -> None:
         """Check the running process from inside its container."""
-        status = run(["docker", "exec", self.container, "cat", "/proc/1/status"], show=True).stdout
-        check_privileges(status)
-        touch = run(["docker", "exec", self.container, "touch", "/app/written"], show=True, check=False)
-        if touch.returncode == 0:
-            raise Failure("the service's own files can be written to")
-        say("ok: not root, no capabilities, no new privileges, a read-only root")
+        if self.this.has("privileges"):
+            check_privileges(run(["docker", "exec", self.container, "cat", "/proc/1/status"], show=True).stdout)
+            say("ok: not root, no capabilities, no new privileges")
+        if self.this.has("written"):
+            touch = ["docker", "exec", self.container, "touch", "/app/written"]
+            if run(touch, show=True, check=False).returncode == 0:
+                raise Failure("the service's own files can be written to")
+            say("ok: a read-only root")
 
-    def check_with_redis(self, hostname: str) -> None:
-        """Start a Redis beside the running service, and see it count."""
-        run_pulling(redis_command(self.network), show=True)
-        say(f"$ {shown(curl_command(self.port, '/'))}  # until each worker has found its Redis")
-        visits: int | None = None
-        for _ in range(3):
-            response = self.next_visit(visits)
-            visits = visits_in(response)
-            check_page(response, hostname, str(visits))
-        say(f"$ {shown(curl_command(self.port, '/readyz'))}  # the same")
-        answers = self.ask_until(
-            "/readyz", lambda answer: answer.status == 200, what="/readyz to answer 200", fail=False
-        )
-        check_ready(answers[-1], 200)
-        say("ok: visits count up, one at a time, as soon as there is a Redis")
-
-    def next_visit(self, last: int | None) -> Response:
-        """Return the next page that counts; raise Failure where visits are not counted one at a time.
-
-        Each worker finds the Redis by itself, so pages without a count may come in between; such a visit
-        may have been counted.
-        """
-        pages = self.ask_until("/", lambda page: visits_in(page) is not None, what="the page to count visits")
-        visits = visits_in(pages[-1]) or 0
-        if last is not None and (visits <= last or (len(pages) == 1 and visits != last + 1)):
-            raise Failure(f"the page counted {visits} after {last}")
-        return pages[-1]
-
-    def ask_until(self, path: str, good: Callable[[Response], bool], *, what: str, fail: bool = True) -> list[Response]:
-        """Ask until an answer is good, and return all of them; raise Failure after COUNT_SECONDS."""
-        answers: list[Response] = []
-
-        def asked() -> bool:
-            answers.append(self.get(path, fail=fail, show=False))
-            return good(answers[-1])
-
-        wait_until(asked, seconds=COUNT_SECONDS, what=what)
-        return answers
+    def check_promises(self, visitor: Visitor) -> None:
+        """Check what smoke.py promises."""
+        if self.alone:
+            keep(self.alone, visitor)
+            say("ok: smoke.py, alone")
+            if self.complete:
+                self.start_backing()
+        if self.complete:
+            keep(self.complete, visitor)
+            say("ok: smoke.py, complete")
+        if not (self.alone or self.complete):
+            say("smoke.py promises nothing: add a function complete(service) that asserts what visitors are to see")
 
     def check_healthy(self) -> None:
         """Check that the image's own HEALTHCHECK finds the service healthy."""
-        if self.platform != host_platform():
+        if self.platform != host_platform() or not self.this.has("healthcheck"):
             return
         wait_until(
             lambda: self.inspect("{{.State.Health.Status}}") == "healthy",
@@ -275,14 +290,35 @@ class SmokeTest:
         say("ok: healthy by its own HEALTHCHECK")
 
     def check_stop(self) -> None:
-        """Send SIGTERM with a request in flight: nothing more is taken, it is answered, and the exit code is 0."""
-        request = socket.create_connection(("localhost", self.port), timeout=STOP_SECONDS)
+        """Send SIGTERM with a request in flight: nothing more is taken, it is answered, and the service ends."""
+        if self.this.has("finish"):
+            self.check_finish()
+        else:
+            run(["docker", "kill", "--signal", "TERM", self.container], show=True)
+        if not self.this.has("stop"):
+            return
+        wait_until(
+            lambda: self.inspect("{{.State.Running}}") == "false",
+            seconds=STOP_SECONDS,
+            what="the service to exit after SIGTERM",
+        )
+        code = self.inspect("{{.State.ExitCode}}")
+        if code not in ENDED:
+            raise Failure(f"the service exited with code {code} after SIGTERM, expected {' or '.join(ENDED)}")
+        say("ok: SIGTERM ends the service")
+
+    def check_finish(self) -> None:
+        """Send SIGTERM with a request in flight: nothing more is taken, and it is answered."""
+        request = socket.create_connection(("127.0.0.1", self.port), timeout=STOP_SECONDS)
         with request:
-            request.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+            request.sendall(f"GET {self.this.health} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode())
             wait_until(self.has_read_a_request, seconds=20, what="the service to read a request", every=0.05)
             run(["docker", "kill", "--signal", "TERM", self.container], show=True)
             wait_until(
-                lambda: not self.is_listening(), seconds=STOP_SECONDS, what="the service to heed SIGTERM", every=0.05
+                lambda: not self.is_listening(),
+                seconds=STOP_SECONDS,
+                what="the service to react to SIGTERM",
+                every=0.05,
             )
             try:
                 request.sendall(b"Connection: close\r\n\r\n")
@@ -293,21 +329,13 @@ class SmokeTest:
                 raise Failure(f"SIGTERM cut off the request in flight: {error}") from error
         if status != 200:
             raise Failure(f"the request in flight at SIGTERM was answered {status}, expected 200")
-        wait_until(
-            lambda: self.inspect("{{.State.Running}}") == "false",
-            seconds=STOP_SECONDS,
-            what="the service to leave after SIGTERM",
-        )
-        code = self.inspect("{{.State.ExitCode}}")
-        if code != "0":
-            raise Failure(f"the service left with exit code {code} after SIGTERM, expected 0")
-        say("ok: SIGTERM finishes the request in flight and ends the service")
+        say("ok: SIGTERM finishes the request in flight")
 
     def sockets(self, state: str) -> list[str]:
-        """Return the service's sockets on port 80 in a state, as proc_net_tcp(5) lists them."""
+        """Return the sockets on the service's port in a state, as proc_net_tcp(5) lists them."""
         show = ["docker", "exec", self.container, "cat", "/proc/net/tcp", "/proc/net/tcp6"]
         table = run(show, check=False).stdout  # nothing, where the service has ended
-        return re.findall(rf"^\s*\d+: [0-9A-F]+:0050 [0-9A-F]+:[0-9A-F]{{4}} {state} .*$", table, re.M)
+        return re.findall(rf"^\s*\d+: [0-9A-F]+:{self.this.port:04X} [0-9A-F]+:[0-9A-F]{{4}} {state} .*$", table, re.M)
 
     def has_read_a_request(self) -> bool:
         """Whether the service holds an open connection of which it has read every byte."""
@@ -320,10 +348,10 @@ class SmokeTest:
     def check_all(self) -> None:
         """Run every check; on failure show what the service wrote."""
         try:
-            hostname = self.wait_for_answer()
-            self.check_without_redis(hostname)
+            visitor = self.wait_for_answer()
+            self.check_answers(visitor)
             self.check_process()
-            self.check_with_redis(hostname)
+            self.check_promises(visitor)
             self.check_healthy()
             self.check_stop()
         except Failure as failure:
@@ -337,11 +365,21 @@ def config_of(image: LocalImage) -> Mapping[str, Any]:
     return dict(found[0]["Config"])
 
 
-def smoke_test(image: LocalImage, platforms: Sequence[str], port: int) -> None:
-    """Check an image on every platform, or raise Failure for the first promise that it breaks."""
-    check_image(config_of(image))
+def smoke_test(image: LocalImage, platforms: Sequence[str], port: int = 0, *, root: Path = ROOT) -> None:
+    """Check an image on every platform, or raise Failure for the first promise that it breaks.
+
+    `port` is what the first platform is published on (service.toml's unless given); `root` is where service.toml and
+    smoke.py are.
+    """
+    this, smoke = service.load(root), promises(root)
+    check_image(this, config_of(image))
+    for check, why in this.off.items():
+        say(f"off: {service.CHECKS[check]} ({why})")
     first, *others = platforms
-    tests = [SmokeTest(image, first, f"{port}:80"), *(SmokeTest(image, platform, "80") for platform in others)]
+    tests = [
+        SmokeTest(this, smoke, image, first, port or this.publish),
+        *(SmokeTest(this, smoke, image, platform, 0) for platform in others),
+    ]
     try:
         with stage("Start image"):
             # An emulated platform takes long to start: it does so while the first one is tested.
@@ -356,18 +394,19 @@ def smoke_test(image: LocalImage, platforms: Sequence[str], port: int) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
+    this = service.load()
     arguments = parser(__doc__)
-    arguments.add_argument("--image", default=IMAGE, help="the image to test (default: %(default)s)")
+    arguments.add_argument("--image", default=this.image, help="the image to test (default: %(default)s)")
     arguments.add_argument("--digest", help="the digest that the image must have")
-    arguments.add_argument("--platform", action="append", choices=engine.PLATFORMS, help="default: every one")
-    arguments.add_argument("--port", type=int, default=PORT, help="the port to publish (default: %(default)s)")
+    arguments.add_argument("--platform", action="append", choices=this.platforms, help="default: every one")
+    arguments.add_argument("--port", type=int, default=this.publish, help="the port to publish (default: %(default)s)")
     options = arguments.parse_args(argv)
     engine.find()
     image = local_image(options.image)
     if options.digest:
         check_same(f"{options.image} on this engine", options.digest, image.digest)
     with containers.cleaned_up():
-        smoke_test(image, options.platform or engine.PLATFORMS, options.port)
+        smoke_test(image, options.platform or this.platforms, options.port)
     print(image.digest)
     return 0
 

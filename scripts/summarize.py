@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lib import service
 from lib.command import STATE, Failure, add_summary, parser, say, start
 from lib.names import ImageName, checked_out, image_name
 from lib.registry import layer_sizes
@@ -44,10 +45,10 @@ def way(sha: str, digest: str, stages: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(["```mermaid", "flowchart LR", *lines, "```"])
 
 
-def commands(image: ImageName, tag: str, digest: str) -> str:
+def commands(image: ImageName, digest: str, run_line: str) -> str:
     """Return, as Markdown, how to run and pull what was published."""
     return f"""```sh
-docker run --rm -p 4000:80 {image.tagged(tag)}
+{run_line}
 docker pull {image.at(digest)}
 ```"""
 
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         parts += [f"Digest: `{digest}`", way(commit.sha, digest, stages)]
     if digest and os.environ.get("PUBLISHED") == digest:
         image = image_name(os.environ, commit.repository)
-        parts.append(commands(image, commit.sha, digest))
+        parts.append(commands(image, digest, service.load().run_line(image.tagged(commit.sha))))
         sizes = sizes_of(image.at(digest))
         parts.append(size_table(sizes) if sizes else "")
     summary = "\n\n".join(part for part in parts if part)

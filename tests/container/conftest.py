@@ -12,15 +12,15 @@ import build_image
 import images
 import ports
 from conftest import need
-from lib import engine
+from lib import engine, service
 from lib.command import run
 from lib.daemon import Daemon
-from lib.names import checked_out
+from lib.names import PIPELINE, checked_out
 from lib.registry import LocalImage
 from lib.standin import start_registry
+from projects import FIXTURE
 
-ROOT = Path(__file__).resolve().parents[2]
-PREFIX = f"friendlyhello-test-{os.getpid()}"
+PREFIX = f"{PIPELINE}-test-{os.getpid()}"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,8 +31,8 @@ def _engine() -> None:
 
 @pytest.fixture(scope="session")
 def image(_engine: None) -> Iterator[LocalImage]:
-    """The image of this work tree, for both platforms, under a name of the tests' own."""
-    yield build_image.build(f"{PREFIX}:good", engine.PLATFORMS, checked_out())
+    """The fixture's image, for both platforms, under a name of the tests' own."""
+    yield build_image.build(f"{PREFIX}:good", service.PLATFORMS, checked_out(), root=FIXTURE)
     run(["docker", "image", "rm", "--force", f"{PREFIX}:good"], check=False)
 
 

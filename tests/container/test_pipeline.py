@@ -13,17 +13,16 @@ from pathlib import Path
 
 import pytest
 
-import build_image
 import pipeline
 import ports
-from lib import command, containers, engine
+from lib import containers
 from lib.command import run, wait_until
-from lib.names import ImageName, checked_out
+from lib.names import PIPELINE, ImageName
 from lib.registry import LocalImage, index_of, local_image
 from lib.standin import host_platform
+from projects import ROOT, commit, fill, git
 
-ROOT = Path(__file__).resolve().parents[2]
-PREFIX = f"friendlyhello-test-{os.getpid()}"
+PREFIX = f"{PIPELINE}-test-{os.getpid()}"
 
 
 def made_by(process: subprocess.Popen[str]) -> list[str]:
@@ -42,10 +41,13 @@ def begin(*command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None)
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A fresh clone of the last commit."""
-    run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")])
-    return tmp_path / "clone"
+def clone(tmp_path: Path) -> Iterator[Path]:
+    """A repository of one commit that carries the fixture's service, under a name of its own."""
+    name = f"{PREFIX}-{tmp_path.name.strip('_').replace('_', '-')}"
+    fill(tmp_path / "clone", name)
+    commit(tmp_path / "clone")
+    yield tmp_path / "clone"
+    run(["docker", "image", "rm", "--force", f"{name}:ci"], check=False)
 
 
 def test_build_to_run(clone: Path, free_port: int) -> None:
@@ -67,73 +69,56 @@ def test_build_to_run(clone: Path, free_port: int) -> None:
         "Pull image back by digest",
         f"Run it on port {free_port}",
     ]
-    assert all(0 < size <= 12_000_000 for size in result["added_bytes"].values())
+    assert all(0 < size <= 12_000 for size in result["added_bytes"].values())
     assert result["tested_digest"] in out
-    assert "docker run --rm -p 4000:80 " in out
+    assert "docker run --rm -p 4000:8080 --env GREETING=... " in out
     assert not made_by(process)
 
 
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a run in this process leaves its files; it is for this machine's platform only."""
-    folder = tmp_path / "build"
-    for module in (command, build_image, pipeline):
-        monkeypatch.setattr(module, "STATE", folder)
-    for name in ("begun", "total"):
-        monkeypatch.setattr(command.Progress, name, 0)
-    monkeypatch.setattr(engine, "PLATFORMS", (host_platform(),))
-    return folder
-
-
-def test_publish(
-    registry: int, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_publish(registry: int, clone: Path, tmp_path: Path) -> None:
     """With --push it goes to the registry that is named, and the login there ends with the run."""
     target = ImageName(f"localhost:{registry}", "me", "hello")
-    monkeypatch.setattr(pipeline, "IMAGE", f"{PREFIX}:published")
-    for name, value in {
+    env = {
+        **os.environ,
         "DOCKER_CONFIG": str(tmp_path / "docker"),
         "DOCKERHUB_USERNAME": "me",
         "DOCKERHUB_TOKEN": "s3cret",
         "IMAGE_REPOSITORY": "hello",
         "REGISTRY": target.registry,
-    }.items():
-        monkeypatch.setenv(name, value)
-    tag = target.tagged(checked_out().revision)
-    try:
-        assert pipeline.main(["--push", "--port", str(ports.free_port())]) == 0
-    finally:
-        run(["docker", "image", "rm", "--force", f"{PREFIX}:published", tag], check=False)
+        "PLATFORMS": host_platform(),
+    }
+    tag = target.tagged(git(clone, "rev-parse", "HEAD"))
+    process = begin("scripts/pipeline.py", "--push", "--port", str(ports.free_port()), cwd=clone, env=env)
+    out, err = process.communicate()
+    run(["docker", "image", "rm", "--force", tag], check=False)
+    assert process.returncode == 0, err
     index = index_of(tag)
-    printed = capsys.readouterr()
     assert index is not None
-    assert index.digest in printed.out
-    assert f"docker run --rm -p 4000:80 {tag}\n" in printed.out
-    assert f"$ docker push {tag}\n" in printed.err
+    assert index.digest in out
+    assert f"docker run --rm -p 4000:8080 --env GREETING=... {tag}\n" in out
+    assert f"$ docker push {tag}\n" in err
     assert not json.loads((tmp_path / "docker/config.json").read_text("utf-8")).get("auths")
-    assert "s3cret" not in printed.out + printed.err
+    assert "s3cret" not in out + err
 
 
-def test_build_alone(
-    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_build_alone(clone: Path, tmp_path: Path) -> None:
     """The next step is handed the digest that the engine has, on paper and as the job's output."""
     name = f"{PREFIX}:alone"
-    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    env = {**os.environ, "GITHUB_OUTPUT": str(tmp_path / "output")}
+    process = begin("scripts/build_image.py", "--image", name, "--platform", host_platform(), cwd=clone, env=env)
+    out, err = process.communicate()
     try:
-        assert build_image.main(["--image", name]) == 0
+        assert process.returncode == 0, err
         digest = local_image(name).digest
     finally:
         run(["docker", "image", "rm", "--force", name], check=False)
-    assert capsys.readouterr().out == f"{digest}\n"
-    assert (tmp_path / "output").read_text("utf-8") == f"digest={digest}\nimage={name}\n"
-    facts = json.loads((state / "image.json").read_text("utf-8"))
-    assert (facts["digest"], facts["platforms"]) == (digest, [host_platform()])
+    assert out == f"{digest}\n"
+    assert (tmp_path / "output").read_text("utf-8") == f"digest={digest}\n"
 
 
 def test_a_dirty_work_tree_is_marked(clone: Path) -> None:
     """It is built all the same, says so, and its revision tells."""
-    (clone / "src/friendlyhello/new.py").touch()
+    (clone / "src/fixture/new.py").touch()
     name = f"{PREFIX}:dirty"
     process = begin("scripts/build_image.py", "--image", name, "--platform", "linux/amd64", cwd=clone)
     _, err = process.communicate()
@@ -156,9 +141,9 @@ def test_no_git_repository_is_a_sentence(clone: Path) -> None:
 
 
 @pytest.fixture
-def smoke_test(image: LocalImage, free_port: int) -> Iterator[subprocess.Popen[str]]:
+def smoke_test(image: LocalImage, clone: Path, free_port: int) -> Iterator[subprocess.Popen[str]]:
     """A smoke test that has got as far as its first container."""
-    process = begin("scripts/smoke_test.py", "--image", image.reference, "--port", str(free_port))
+    process = begin("scripts/smoke_test.py", "--image", image.reference, "--port", str(free_port), cwd=clone)
     wait_until(lambda: len(made_by(process)) >= 3, seconds=60, what="the containers")
     yield process
     process.kill()
@@ -189,24 +174,24 @@ def test_killed(smoke_test: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("holder", ["container", "program"])
-def test_a_port_that_is_taken(image: LocalImage, free_port: int, holder: str) -> None:
+def test_a_port_that_is_taken(image: LocalImage, clone: Path, free_port: int, holder: str) -> None:
     """The sentence says who has it and what to do; nothing is left running."""
     test = ("scripts/smoke_test.py", "--image", image.reference, "--port", str(free_port))
     if holder == "container":
-        name = f"friendlyhello-test-holder-{os.getpid()}"
-        run(["docker", "run", "--detach", "--name", name, "--publish", f"{free_port}:80", image.reference])
+        name = f"{PREFIX}-holder"
+        run(["docker", "run", "--detach", "--name", name, "--publish", f"127.0.0.1:{free_port}:8080", image.reference])
         try:
-            process = begin(*test)
+            process = begin(*test, cwd=clone)
             _, err = process.communicate()
         finally:
             run(["docker", "rm", "--force", name])
         assert f"port {free_port} is taken by the container {name}; run docker rm --force {name}" in err
     else:
-        serve = [sys.executable, "-m", "http.server", str(free_port)]
+        serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(free_port)]
         with subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-            url = f"http://localhost:{free_port}/"
-            wait_until(lambda: run(["curl", "--silent", url], check=False).returncode == 0, seconds=20, what=url)
-            process = begin(*test)
+            url = f"http://127.0.0.1:{free_port}/"
+            wait_until(lambda: pipeline.is_up(url), seconds=20, what=url)
+            process = begin(*test, cwd=clone)
             _, err = process.communicate()
             server.terminate()
         assert f"port {free_port} is taken by another program" in err

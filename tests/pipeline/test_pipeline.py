@@ -5,31 +5,42 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
 import pipeline
-from lib import containers, standin
+import smoke_test
+from lib import containers, service, standin
+from lib.client import Answer
 from lib.command import Failure, UsageError
 from lib.names import Commit, ImageName
 from lib.registry import LocalImage
 from pipeline import Result
 from programs import Programs
+from projects import FIXTURE
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 COMMIT = Commit(SHA, False, 0, "hello", "")
 DIGEST, OTHER = (f"sha256:{letter * 64}" for letter in "ab")
 TARGET = ImageName("localhost:5000", "octo", "hello")
 IMAGE = LocalImage("hello:ci", DIGEST, {})
+THIS = service.load(FIXTURE, {})
+SMOKE = smoke_test.promises(FIXTURE)
 
 
 def test_commands() -> None:
-    """The registry on a free port of this machine alone; the image as users run it."""
+    """The registry on a free port of this machine alone; the image as users run it, with what it cannot be without."""
     assert pipeline.registry_command() == [
         *("docker", "run", "--detach", "--publish", "127.0.0.1::5000", "--label", containers.label(), "registry:3"),
     ]
-    assert pipeline.plain_run_command("octo/hello:1", 4000) == [
-        *("docker", "run", "--detach", "--publish", "4000:80", "--label", containers.label(), "octo/hello:1"),
+    assert pipeline.plain_run_command(THIS, "octo/hello:1", 4000) == [
+        *("docker", "run", "--detach", "--publish", "4000:8080", "--env", "GREETING=good day"),
+        *("--label", containers.label(), "octo/hello:1"),
+    ]
+    assert pipeline.plain_run_command(THIS, "octo/hello:1", 4000, "net")[5:11] == [
+        *("--network", "net", "--env", "STORE_URL=redis://redis:6379/0", "--env", "GREETING=good day"),
     ]
 
 
@@ -96,38 +107,59 @@ def test_pulling_something_else_back(docker: Programs) -> None:
     assert not docker.called("docker", "tag")
 
 
-RESPONSE = "HTTP/1.1 200 OK\r\n\r\n<h3>Hello {name}!</h3><b>Hostname:</b> 0123456789ab<br/><b>Visits:</b> {visits}"
-NO_REDIS = "<i>cannot connect to Redis, counter disabled</i>"
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
+    """What the service answers, by path."""
+    found = {"/up": Answer(200, {}, "up"), "/page": Answer(200, {}, "good day from 0123456789ab, no count")}
+
+    def ask(address: str, **_: object) -> Answer:
+        return found[urlsplit(address).path]
+
+    monkeypatch.setattr(pipeline, "ask", ask)
+    monkeypatch.setattr(smoke_test, "ask", ask)
+    return found
 
 
-def test_run_as_users_do(docker: Programs) -> None:
-    """The page comes from the published image alone; the container goes."""
-    docker.add("curl").answer("^docker run", "0123456789abcdef\n")
-    docker.answer("^curl", status=7, once=True)
-    docker.answer("^curl", RESPONSE.format(name="World", visits=NO_REDIS))
-    assert pipeline.run_as_users_do("octo/hello:1", 4000).startswith("<h3>Hello World!</h3>")
-    assert docker.calls[-1] == ["docker", "rm", "--force", "0123456789abcdef"]
+def test_run_as_users_do(docker: Programs, pages: dict[str, Answer]) -> None:
+    """The page comes from the published image alone; the container is removed."""
+    docker.answer("^docker run", "0123456789abcdef\n")
+    assert pipeline.run_as_users_do(THIS, SMOKE, "octo/hello:1", 4000) == pages["/page"].text
+    assert docker.calls[-1] == ["docker", "rm", "--force", "--volumes", "0123456789abcdef"]
 
 
-def test_running_a_wrong_page(docker: Programs) -> None:
-    """Another page than the expected one is quoted, and the container goes all the same."""
-    docker.add("curl").answer("^docker run", "0123456789abcdef\n")
-    docker.answer("^curl", RESPONSE.format(name="Moon", visits=NO_REDIS))
-    with pytest.raises(Failure, match=r"the page is '<h3>Hello Moon!.*, expected '<h3>Hello World!"):
-        pipeline.run_as_users_do("octo/hello:1", 4000)
-    assert docker.calls[-1] == ["docker", "rm", "--force", "0123456789abcdef"]
+def test_run_with_what_it_needs(docker: Programs, pages: dict[str, Answer]) -> None:
+    """A service that promises nothing alone is run with what belongs beside it, and both are removed."""
+    docker.answer("^docker run.*redis:8", "r1\n").answer("^docker run", "w1\n")
+    smoke = SimpleNamespace(complete=lambda service: None)
+    pipeline.run_as_users_do(THIS, smoke, "octo/hello:1", 4000)  # type: ignore[arg-type]
+    assert docker.called("docker", "network", "create")
+    assert docker.calls[-1] == ["docker", "rm", "--force", "--volumes", "w1", "r1"]
 
 
-def test_running_what_speaks_no_http(docker: Programs, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the service wrote is shown."""
-    docker.add("curl").answer("^docker run", "0123456789abcdef\n").answer("^curl", "SSH-2.0\n")
-    docker.answer("^docker logs", "listening\n")
-    with pytest.raises(Failure, match=r"not an HTTP response: 'SSH-2.0'"):
-        pipeline.run_as_users_do("octo/hello:1", 4000)
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (Answer(200, {}, "hello"), r"^hello.* \(smoke.py, line "),
+        (Answer(500, {}, "oh"), "GET /page answered 500"),
+    ],
+)
+def test_running_a_wrong_page(
+    docker: Programs,
+    pages: dict[str, Answer],
+    answer: Answer,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another page than the promised one is quoted, what the service wrote is shown, and the container is removed."""
+    docker.answer("^docker run", "0123456789abcdef\n").answer("^docker logs", "listening\n")
+    pages["/page"] = answer
+    with pytest.raises(Failure, match=sentence):
+        pipeline.run_as_users_do(THIS, SMOKE, "octo/hello:1", 4000)
+    assert docker.calls[-1] == ["docker", "rm", "--force", "--volumes", "0123456789abcdef"]
     assert "the service wrote:\nlistening" in capsys.readouterr().err
 
 
-FIRST = {"created_by": 'LABEL org.opencontainers.image.title="friendlyhello" org…', "empty_layer": True}
+FIRST = {"created_by": 'LABEL org.opencontainers.image.title="shop" org…', "empty_layer": True}
 
 
 @pytest.mark.parametrize(
@@ -136,12 +168,18 @@ FIRST = {"created_by": 'LABEL org.opencontainers.image.title="friendlyhello" org
         ([{"created_by": "base"}, {"created_by": "CMD", "empty_layer": True}, FIRST, {"created_by": "COPY"}], 1),
         ([{}, {}, FIRST, {}], 2),
         ([FIRST, {}], 0),
-        ([{}, {}], 2),  # not one of ours
     ],
 )
 def test_base_layers(history: list[dict[str, object]], layers: int) -> None:
     """The image's history tells where our Dockerfile begins; entries without a layer do not count."""
-    assert pipeline.base_layers(history) == layers
+    assert pipeline.base_layers(history, "shop") == layers
+
+
+@pytest.mark.parametrize("title", ["sho", "shop-api", "op"])
+def test_an_image_of_another_title(title: str) -> None:
+    """Its own layers cannot be told from its base's, so this is a failure and not a wrong number."""
+    with pytest.raises(Failure, match=f"no instruction of the image sets .*title={title}, which service.toml names"):
+        pipeline.base_layers([{}, FIRST, {}], title)
 
 
 @pytest.mark.parametrize("one_platform", [True, False])
@@ -150,7 +188,7 @@ def test_added_bytes(docker: Programs, one_platform: bool) -> None:
     config = {"config": {}, "history": [{}, FIRST, {}, {}]}
     reference = f"localhost:5000/octo/hello@{DIGEST}"
     docker.answer("--format", json.dumps(config if one_platform else {"linux/amd64": config}))
-    assert pipeline.added_bytes(reference, {"linux/amd64": [1000, 20, 3]}) == {"linux/amd64": 23}
+    assert pipeline.added_bytes(reference, {"linux/amd64": [1000, 20, 3]}, "shop") == {"linux/amd64": 23}
     assert len(docker.calls) == 1
 
 
@@ -162,15 +200,15 @@ RESULT = Result(
 def test_report() -> None:
     """Stages with their seconds, the one digest, sizes, and what to run."""
     done = [{"name": "Build image", "seconds": 5.25}, {"name": "Push", "seconds": 10.0}]
-    assert pipeline.report(RESULT, done, "docker run --rm -p 4000:80 hello:ci") == (
+    assert pipeline.report(RESULT, done, "docker run --rm -p 4000:80 hello:ci", 4000) == (
         "stage        seconds\n"
         "Build image      5.2\n"
         "Push            10.0\n"
         "all             15.2\n"
         "\n"
         f"digest     {DIGEST}\n"
-        "           built, tested, published and pulled back: the same one\n"
-        "linux/amd64  50.1 MB compressed, 10.0 MB of them added to the base image\n"
+        "           identical after build, test, push and pull\n"
+        "linux/amd64  50.1 MB compressed, 10.0 MB of it on top of the base image\n"
         "\n"
         "run it:    docker run --rm -p 4000:80 hello:ci\n"
         "then open http://localhost:4000"
@@ -189,7 +227,7 @@ def test_main_writes_json(state: Path, tmp_path: Path, monkeypatch: pytest.Monke
     """For machines: the digests, the reference, sizes, and the stages of this run."""
     state.mkdir()
     (state / "stages.jsonl").write_text('{"name": "Build image", "seconds": 1.5, "ok": true}\n', "utf-8")
-    monkeypatch.setattr(pipeline, "pipeline", lambda **_: (RESULT, "docker run"))
+    monkeypatch.setattr(pipeline, "pipeline", lambda _this, **_: (RESULT, "docker run"))
     assert pipeline.main(["--json", str(tmp_path / "out.json")]) == 0
     assert json.loads((tmp_path / "out.json").read_text("utf-8")) == {
         "tested_digest": DIGEST,

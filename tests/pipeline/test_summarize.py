@@ -37,8 +37,12 @@ def test_way_ends_where_it_failed() -> None:
 
 def test_commands_and_sizes() -> None:
     """What to copy to run it, and what it weighs."""
-    assert f"docker run --rm -p 4000:80 octo/hello:{SHA}" in summarize.commands(IMAGE, SHA, DIGEST)
-    assert f"docker pull octo/hello@{DIGEST}" in summarize.commands(IMAGE, SHA, DIGEST)
+    assert f"docker run --rm -p 4000:80 octo/hello:{SHA}" in summarize.commands(
+        IMAGE, DIGEST, f"docker run --rm -p 4000:80 octo/hello:{SHA}"
+    )
+    assert f"docker pull octo/hello@{DIGEST}" in summarize.commands(
+        IMAGE, DIGEST, f"docker run --rm -p 4000:80 octo/hello:{SHA}"
+    )
     assert "| linux/arm64 | 1.2 MB |" in summarize.size_table({"linux/arm64": 1_234_567})
 
 
@@ -74,7 +78,8 @@ def test_no_sizes_are_no_failure(hub: Hub, capsys: pytest.CaptureFixture[str]) -
 def test_notes() -> None:
     """A release's notes have all that a user needs to pull this and no other."""
     platforms = {"linux/arm64": DIGEST, "linux/amd64": DIGEST}
-    text = announce_release.notes(Version(1, 2, 3), Verified(IMAGE, DIGEST, SHA, platforms))
+    text = announce_release.notes(Version(1, 2, 3), Verified(IMAGE, DIGEST, SHA, platforms), "docker run it")
+    assert text.startswith("```sh\ndocker run it\n```\n")
     assert "docker pull octo/hello:1.2.3" in text
     assert f"docker pull octo/hello@{DIGEST}" in text
     assert "| platforms | linux/amd64, linux/arm64 |" in text

@@ -23,14 +23,13 @@ from typing import Any
 
 from front import Front
 from hub import Image, honest, upload
-from lib import containers, registry
+from lib import containers, registry, service
 from lib.command import run
 from lib.daemon import Daemon
 from lib.names import SEMVER
-from smoke_test import IMAGE, PORT
+from projects import ROOT, commit, git, pipeline_files, replace, service_files
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 ACT = str(Path(sys.executable).with_name("act"))
 STAND_INS = {
     "actions/checkout": "checkout",
@@ -47,7 +46,6 @@ storage: {{filesystem: {{rootdirectory: {folder}/images}}, delete: {{enabled: tr
 http: {{addr: "127.0.0.1:{port}"}}
 auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
 """
-DATE = "2026-01-02T03:04:05+00:00"  # one date for every commit: layers that do not change are built once
 SECONDS = 420
 GREEN = {"check": "success", "service": "success", "image": "success", "required": "success"}  # the jobs of ci.yml
 RED = {**GREEN, "image": "failure", "required": "failure"}
@@ -291,20 +289,6 @@ def read(status: int, output: str) -> Run:
     return run
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """Run git somewhere, as nobody in particular, always at the same date."""
-    identity = {
-        f"GIT_{who}_{what}": value
-        for who in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "Octo"), ("EMAIL", "octo@example.com"), ("DATE", DATE))
-    }
-    done = subprocess.run(
-        ["git", "-C", folder, *arguments], env={**os.environ, **identity}, capture_output=True, encoding="utf-8"
-    )
-    assert done.returncode == 0, f"git {arguments}: {done.stderr}"
-    return done.stdout.strip()
-
-
 def stand_ins(clone: Path) -> dict[str, str]:
     """Return action@commit -> folder for every action that the workflows use."""
     text = "".join(file.read_text("utf-8") for file in (clone / ".github/workflows").glob("*.yml"))
@@ -314,28 +298,21 @@ def stand_ins(clone: Path) -> dict[str, str]:
     }
 
 
-def make_project(folder: Path, image: str, port: int) -> None:
+def make_project(folder: Path, name: str, port: int) -> None:
     """Make a repository of the project's files as they are in the work tree, checks cut short.
 
-    Its jobs call their image `image`, and publish it on `port` while it is tested: friendlyhello:ci and port 4000 are
-    for whoever uses this machine, and several of these repositories are tested at once.
+    Its jobs call their image NAME:ci, and publish it on `port` while it is tested: the service's own name and port
+    4000 are for whoever uses this machine, and several of these repositories are tested at once.
     """
-    listing = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listing, check=True, capture_output=True, encoding="utf-8").stdout.split("\0"):
-        if name and (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    for file in (*pipeline_files(), *service_files()):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, folder / file)
     (folder / "scripts/check.py").write_text(CHECK, "utf-8")
-    for files, old, new in (
-        ("scripts/*.py", f'"{IMAGE}"', f'"{image}"'),
-        ("scripts/smoke_test.py", f"\nPORT = {PORT}\n", f"\nPORT = {port}\n"),
+    this = service.load(ROOT, {})
+    start = f"start = {json.dumps(this.start)}\npublish = {port}\n"
+    replace(folder / "service.toml", {f'name = "{this.name}"\n': f'name = "{name}"\n{start}'})
+    replace(folder / "Dockerfile", {f'title="{this.name}"': f'title="{name}"'})
+    for workflow in (folder / ".github/workflows").glob("*.yml"):
         # act knows nothing of queues yet; it runs one workflow at a time anyway.
-        (".github/workflows/*.yml", "queue: max", "cancel-in-progress: false"),
-    ):
-        texts = {file: file.read_text("utf-8") for file in folder.glob(files)}
-        assert any(old in text for text in texts.values()), f"{old!r} is not in {files}"
-        for file, text in texts.items():
-            file.write_text(text.replace(old, new), "utf-8")
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "Start")
+        workflow.write_text(workflow.read_text("utf-8").replace("queue: max", "cancel-in-progress: false"), "utf-8")
+    commit(folder)

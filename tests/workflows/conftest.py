@@ -39,10 +39,10 @@ def registry_port(registry: Path) -> Iterator[int]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A repository with this project in it, as it is in the work tree."""
     folder = tmp_path_factory.mktemp("project")
-    image = f"friendlyhello-test-{os.getpid()}:ci"
-    make_project(folder, image, free_port())
+    name = f"onedigest-test-{os.getpid()}"
+    make_project(folder, name, free_port())
     yield folder
-    run(["docker", "image", "rm", "--force", image], check=False)
+    run(["docker", "image", "rm", "--force", f"{name}:ci"], check=False)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows.act import ROOT
+from projects import ROOT
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from workflows.act import ROOT, STAND_INS
+from projects import ROOT
+from workflows.act import STAND_INS
 
 FOLDER = ROOT / ".github/workflows"
 FILES = sorted(FOLDER.glob("*.yml"))

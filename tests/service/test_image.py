@@ -1,0 +1,171 @@
+"""What this service's image promises, looked at from outside: what is in it, and how it starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import build_image
+from conftest import need
+from lib import engine, service
+from lib.client import ask
+from lib.command import run, wait_until
+from lib.names import checked_out
+from lib.registry import Index, LocalImage
+from lib.standin import host_platform
+from pipeline import is_up
+from ports import free_port as next_free_port
+from smoke_test import smoke_test
+
+ROOT = Path(__file__).resolve().parents[2]
+THIS = service.load(ROOT)
+NAME = f"{THIS.name}-test-{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[LocalImage]:
+    """The image of this work tree, for every platform, under a name of the tests' own."""
+    need(not engine.problems(engine.look()), "a Docker Engine that can run the pipeline")
+    yield build_image.build(f"{NAME}:good", THIS.platforms, checked_out())
+    run(["docker", "image", "rm", "--force", f"{NAME}:good"], check=False)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on; the service's own belongs to whoever runs the tests."""
+    return next_free_port()
+
+
+def test_labels(image: LocalImage) -> None:
+    """Tools can tell from the image where it comes from."""
+    commit = checked_out()
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in image.labels.items()}
+    assert labels["title"] == THIS.name
+    assert labels["licenses"] == "MIT"
+    assert labels["revision"] == labels["version"] == commit.revision
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", labels["created"])
+
+
+def test_nothing_but_what_runs(image: LocalImage) -> None:
+    """The added layer has neither pip nor a compiler, no test of a library, and nothing that can be written to."""
+    listing = [
+        "find",
+        "/app",
+        "(",
+        "-name",
+        "pip",
+        "-o",
+        "-name",
+        "*.c",
+        "-o",
+        "-name",
+        "tests",
+        "-o",
+        "-writable",
+        ")",
+    ]
+    command = ["docker", "run", "--rm", "--no-healthcheck", image.reference, *listing]
+    assert run(command).stdout == ""
+    last_stage = (ROOT / "Dockerfile").read_text("utf-8").rpartition("\nFROM ")[2]
+    assert "\nRUN " not in last_stage
+
+
+def files_in(blobs: Path, digest: str) -> dict[str, str]:
+    """Return what an image's layers hold: each file's name, and all of it that can differ."""
+    found = {}
+    for layer in json.loads((blobs / digest.removeprefix("sha256:")).read_text("utf-8"))["layers"]:
+        with tarfile.open(blobs / layer["digest"].removeprefix("sha256:")) as archive:
+            for file in archive:
+                content = archive.extractfile(file) if file.isreg() else None
+                hashed = hashlib.sha256(content.read()).hexdigest() if content else file.linkname
+                found[file.name] = f"{file.mtime:g} {file.mode:o} {file.uid}:{file.gid} {file.pax_headers} {hashed}"
+    return found
+
+
+@pytest.mark.full  # alone: what other tests build and remove at the same time is none of its business
+def test_a_commit_always_gives_the_same_images(image: LocalImage, tmp_path: Path) -> None:
+    """Two clones of one commit, built without any cache, yield the same platform images, byte for byte."""
+    digests, blobs = [], {}
+    for clone in ("one", "two"):
+        run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / clone)])
+        name = f"{NAME}:{clone}"
+        command = build_image.build_command(
+            name,
+            THIS.platforms,
+            checked_out(tmp_path / clone, {}),
+            ca_bundle=build_image.ca_bundle(),
+            proxies=build_image.proxies(),
+            metadata=tmp_path / f"{clone}.json",
+            root=tmp_path / clone,
+        )
+        output = tmp_path / f"{clone}.tar"
+        without_load = [part for part in command if part != "--load"]
+        run([*without_load[:3], "--no-cache", "--output", f"type=oci,dest={output}", *without_load[3:]])
+        run(["mkdir", str(tmp_path / f"{clone}-oci")])
+        run(["tar", "-x", "-C", str(tmp_path / f"{clone}-oci"), "-f", str(output)])
+        blobs[clone] = tmp_path / f"{clone}-oci/blobs/sha256"
+        digest = build_image.digest_in((tmp_path / f"{clone}.json").read_text("utf-8"))
+        digests.append(
+            Index(digest, json.loads((blobs[clone] / digest.removeprefix("sha256:")).read_text("utf-8"))).platforms
+        )
+    assert set(digests[0]) == set(THIS.platforms)
+    for platform in THIS.platforms:
+        one, two = (index[platform] for index in digests)
+        if one != two:  # say which files are to blame
+            assert files_in(blobs["one"], one) == files_in(blobs["two"], two)
+    assert digests[0] == digests[1]
+
+
+def test_a_plain_hardened_run_answers_at_once(image: LocalImage, free_port: int) -> None:
+    """docker run with every right taken away, and no Redis, serves the page."""
+    hardened = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    start = ["docker", "run", "--detach", "--rm", "--publish", f"{free_port}:80", *hardened, image.reference]
+    container = run(start).stdout.strip()
+    try:
+        address = f"http://127.0.0.1:{free_port}/"
+        wait_until(lambda: is_up(address), seconds=60, what=address)
+        page = ask(address).text
+        assert page.startswith("<h3>Hello World!</h3><b>Hostname:</b> ")
+        assert page.endswith("<b>Visits:</b> <i>cannot connect to Redis, counter disabled</i>")
+    finally:
+        run(["docker", "rm", "--force", container])
+
+
+@pytest.mark.parametrize("variable", ["REDIS_URL=http://me:secret@h", "WEB_CONCURRENCY=many", "METRICS_PORT=0"])
+def test_a_wrong_setting_stops_the_start_with_a_sentence(image: LocalImage, variable: str) -> None:
+    """The container ends at once, says which variable is wrong, and keeps the password to itself."""
+    command = ["docker", "run", "--rm", "--no-healthcheck", "--env", variable, image.reference]
+    done = run(command, check=False, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {variable.partition('=')[0]} must be") or "must start" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_the_good_image_passes(image: LocalImage, free_port: int) -> None:
+    """The image of this work tree keeps every promise."""
+    smoke_test(image, [host_platform()], free_port)
+
+
+def test_compose_counts_and_keeps_its_count(image: LocalImage, free_port: int) -> None:
+    """docker compose up serves the counter; down and up again goes on where it was."""
+    project = NAME
+    compose = ["docker", "compose", "--project-name", project, "--file", str(ROOT / "compose.yaml")]
+    env = {"IMAGE": image.reference, "PORT": str(free_port)}
+    address = f"http://127.0.0.1:{free_port}/"
+    visits = []
+    try:
+        for _ in range(2):
+            run([*compose, "up", "--detach", "--wait", "--no-build"], env=env)
+            visits += [int(ask(address).text.rpartition("</b> ")[2]) for _ in range(2)]
+            run([*compose, "down"], env=env)
+        assert visits == [1, 2, 3, 4]
+    finally:
+        run([*compose, "down", "--volumes"], env=env)
