@@ -30,7 +30,7 @@ def made_by(process: subprocess.Popen[str]) -> list[str]:
     found = []
     for kind in (["container", "ls", "--all"], ["network", "ls"]):
         labels = run(["docker", *kind, "--format", f'{{{{.Label "{containers.LABEL}"}}}}']).stdout.split()
-        found += [label for label in labels if label.startswith(f"{process.pid}-")]
+        found += [label for label in labels if f"-{process.pid}-" in label]
     return found
 
 
@@ -125,7 +125,7 @@ def test_a_dirty_work_tree_is_marked(clone: Path) -> None:
     try:
         assert process.returncode == 0, err
         assert "the work tree has changes that are in no commit" in err
-        assert json.loads((clone / "build/image.json").read_text("utf-8"))["revision"].endswith("-dirty")
+        assert local_image(name).revision.endswith("-dirty")
     finally:
         run(["docker", "image", "rm", "--force", name], check=False)
 

@@ -172,7 +172,7 @@ def test_an_event_that_cannot_be_read(tmp_path: Path) -> None:
 def test_what_is_published(hub: Hub, monkeypatch: pytest.MonkeyPatch, no_pause: list[float]) -> None:
     """A published commit is used again if it is what it says; else the run stops, or builds."""
     monkeypatch.setattr(release, "in_main", lambda commit, env: commit == SHA)
-    monkeypatch.setattr(plan, "PLATFORMS", BOTH)
+    monkeypatch.setenv("PLATFORMS", " ".join(BOTH))
     image = ImageName(hub.host, "octo", "hello")
     assert plan.published(image, SHA) == ""
     digest = hub.put(SHA, honest(SHA))
