@@ -673,13 +673,18 @@ def image_there(world: World) -> Iterator[Line]:
             private = access(image, world.docker_login).exists
     secret = bool(world.repository.get("private"))
     page = "https://hub.docker.com/repositories" if not image.registry else f"https://{image.registry}"
-    if public and secret and world.settings.get("PUBLIC_IMAGE") != "true":
-        fix = f"make it private: Settings, Visibility at {page}, or set the variable PUBLIC_IMAGE to true"
+    wanted = world.settings.get("IMAGE_VISIBILITY")
+    if public and secret and wanted != "public":
+        fix = f"make it private: Settings, Visibility at {page}, or set the variable IMAGE_VISIBILITY to public"
         yield Line(WRONG, f"the code is private, and everybody may pull {image}", fix)
+    elif private and secret and not image.registry and not wanted:
+        yield Line(
+            WRONG, f"{image} is private, and CI waits to be told", "gh variable set IMAGE_VISIBILITY --body private"
+        )
     elif public or private:
         yield Line(OK, f"{image} is {'public' if public else 'private'}")
     elif secret and not image.registry:
-        fix = f"create it as private first, at {page}"
+        fix = f"create it as private first, at {page}, then gh variable set IMAGE_VISIBILITY --body private"
         yield Line(MISSING, f"{image}: a first push makes it public unless your account says otherwise", fix)
     else:
         yield Line(UNKNOWN, f"{image} is not there yet, or is private; the first push creates it")

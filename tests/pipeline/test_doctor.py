@@ -72,6 +72,7 @@ def private_project(road: Road) -> None:
     road.state["repository"]["private"] = True
     road.state["refuses"] = {"rulesets": [403, "Upgrade to GitHub Pro or make this repository public"]}
     road.hub.public, road.hub.private = set(), {"octo/hello"}
+    variables(road, IMAGE_VISIBILITY="private")
 
 
 def fork_with_another_registry(road: Road) -> None:
@@ -115,6 +116,12 @@ def test_no_false_alarm(road: Road, setup: Callable[[Road], None]) -> None:
 
 
 # Faults, one by one
+
+
+def private_and_not_told(road: Road) -> None:
+    """Both are private, and no variable says that this is wanted."""
+    private_project(road)
+    variables(road, IMAGE_VISIBILITY="")
 
 
 def variables(road: Road, place: str = "", **values: str) -> bool:
@@ -396,11 +403,20 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
     ),
     "private code, public image": (
         lambda road: road.state["repository"].update(private=True),
-        *("image_there", WRONG, "the code is private, and everybody may pull", "make it private.*PUBLIC_IMAGE"),
+        *(
+            "image_there",
+            WRONG,
+            "the code is private, and everybody may pull",
+            "make it private.*IMAGE_VISIBILITY to public",
+        ),
+    ),
+    "private code, private image, and CI was not told": (
+        private_and_not_told,
+        *("image_there", WRONG, "octo/hello is private, and CI waits", "gh variable set IMAGE_VISIBILITY"),
     ),
     "private code, no image yet": (
         lambda road: setattr(road.hub, "public", road.state["repository"].update(private=True) or set()),
-        *("image_there", MISSING, "a first push makes it public", "create it as private first"),
+        *("image_there", MISSING, "a first push makes it public", "create it as private first.*IMAGE_VISIBILITY"),
     ),
     "pulls are used up": (
         lambda road: setattr(road.hub, "left", (3, 100)),
