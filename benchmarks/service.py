@@ -9,6 +9,7 @@ machine disturbs all of it alike. Prints tables in Markdown, and draws the first
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -20,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,8 +66,10 @@ def free_port() -> int:
 
 def answers(port: int) -> bool:
     """Whether the page is there."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
-        return bool(page.status == 200)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)  # whatever proxies are set
+    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
     return False
 
 

@@ -24,8 +24,10 @@ OPTIONS = (
 
 
 @pytest.fixture
-def chromium(service: Service, tmp_path: Path) -> Iterator[webdriver.Chrome]:
+def chromium(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[webdriver.Chrome]:
     """Debian's Chromium, without a window and with an empty profile; it is gone before the service is."""
+    for name in ("no_proxy", "NO_PROXY"):  # Selenium would ask a proxy for chromedriver on localhost
+        monkeypatch.setenv(name, "localhost,127.0.0.1")
     options = webdriver.ChromeOptions()
     if not shutil.which("chromium") and shutil.which("apt-cache") and not apt.available(["chromium"]):
         pytest.skip("this distribution has no Chromium but as a snap, which has no driver")
