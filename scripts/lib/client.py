@@ -14,10 +14,10 @@ from typing import Any
 
 from lib.command import Failure
 
-LIMIT = 4 * 1024 * 1024
-"""Bytes that an answer's body may have."""
+LIMIT = 1024 * 1024
+"""Bytes of an answer's body that are read; the rest is left."""
 SECONDS = 20.0
-"""Seconds that a question may take, from the connection to the last byte."""
+"""Seconds that a question may take, from the look-up of the name to the last byte that is read."""
 
 
 @dataclass(frozen=True)
@@ -43,47 +43,46 @@ def ask(
 ) -> Answer:
     """Return what the server at an http:// or https:// address answers, whatever its status.
 
-    A redirection is an answer and is not followed. Raises Failure if there is no answer, if it does not end in
-    `seconds`, and if it is larger than LIMIT.
+    A redirection is an answer and is not followed. Raises Failure if there is no whole answer within `seconds`.
+
+    The question has a thread of its own, because neither looking up a name nor reading the headers has a deadline: a
+    socket's time-out begins again with every byte.
     """
     parts = urllib.parse.urlsplit(address)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    link = kind(parts.hostname or "", parts.port, timeout=seconds)
-    what = f"{method} {parts.path or '/'}"
-    late = threading.Event()
-    try:
-        link.connect()
-        timer = threading.Timer(seconds, give_up, (link.sock, late))
-        timer.start()
+    link = kind(parts.hostname or "localhost", parts.port)
+    path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    found: list[Answer | Exception] = []
+    sockets: list[socket.socket] = []
+
+    def question() -> None:
         try:
-            path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+            link.connect()
+            sockets.append(link.sock)
             link.request(method, path, body.encode() if body is not None else None, dict(headers or {}))
             with link.getresponse() as response:
-                read = response.read(LIMIT + 1)
-                if response.length and len(read) <= LIMIT:
+                read = response.read(LIMIT)
+                if response.length and len(read) < LIMIT:
                     raise http.client.IncompleteRead(read, response.length)
+            named = {name.lower(): value for name, value in response.getheaders()}
+            found.append(Answer(response.status, named, read.decode("utf-8", "replace")))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            found.append(error)
         finally:
-            timer.cancel()
-        if late.is_set():
-            raise TimeoutError
-    except (OSError, http.client.HTTPException) as error:
-        ended = late.is_set() or isinstance(error, TimeoutError)
-        raise Failure(
-            f"{what} {f'did not end within {seconds:g} s' if ended else f'failed: {reason(error)}'}"
-        ) from error
-    finally:
-        link.close()
-    if len(read) > LIMIT:
-        raise Failure(f"{what} answered with more than {LIMIT} bytes")
-    found = {name.lower(): value for name, value in response.getheaders()}
-    return Answer(response.status, found, read.decode("utf-8", "replace"))
+            link.close()
 
-
-def give_up(link: socket.socket, late: threading.Event) -> None:
-    """End a connection, whatever is being read: a socket's time-out is for each read alone, and bytes may drip."""
-    late.set()
-    with contextlib.suppress(OSError):
-        link.shutdown(socket.SHUT_RDWR)
+    thread = threading.Thread(target=question, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    what = f"{method} {parts.path or '/'}"
+    if not found:
+        for connected in sockets:  # ends the thread, wherever it waits
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+        raise Failure(f"{what}: no whole answer within {seconds:g} s")
+    if isinstance(found[0], Exception):
+        raise Failure(f"{what} failed: {reason(found[0])}") from found[0]
+    return found[0]
 
 
 def reason(error: Exception) -> str:

@@ -1,19 +1,13 @@
-"""Ask the page as a visitor does: one deadline for each question, and no more of the answer than is needed."""
+"""Ask the page as a visitor does, and judge what it answers."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import socket
-import threading
 import time
-import urllib.parse
 from dataclasses import dataclass
 
+from lib import client
 from lib.command import Failure, say
 
-SECONDS = 20.0  # for one question, from the look-up of the name to the last byte that is read
-LONGEST = 64 * 1024  # bytes of a page that are read; what matters is in its status and its headers
 ERRORS = 2
 """This many errors count against the release; a single one may be chance."""
 
@@ -35,41 +29,13 @@ class Answer:
         return 500 <= self.status < 600
 
 
-def answer(address: str, seconds: float = SECONDS) -> Answer:
-    """Ask the page once, on a connection of its own, without any proxy.
-
-    The question has a thread of its own, because neither looking up a name nor reading the headers has a deadline:
-    a time-out of a socket begins again with every byte.
-    """
-    parts = urllib.parse.urlsplit(address)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    link = kind(parts.hostname or "localhost", parts.port, timeout=seconds)
-    found: list[Answer] = []
-    sockets: list[socket.socket] = []
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-
-    def ask() -> None:
-        try:
-            link.connect()
-            sockets.append(link.sock)
-            link.request("GET", path)
-            response = link.getresponse()
-            response.read(LONGEST)
-            found.append(Answer(response.status, response.getheader("X-Revision", "")))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            found.append(Answer(0, reason=f"{type(error).__name__}: {error}"))
-        finally:
-            link.close()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if found:
-        return found[0]
-    for connected in sockets:  # ends the thread, wherever it waits
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(connected, socket.SHUT_RDWR)
-    return Answer(0, reason=f"no whole answer within {seconds:g} s")
+def answer(address: str, seconds: float = client.SECONDS) -> Answer:
+    """Ask the page once, on a connection of its own, without any proxy, within `seconds`."""
+    try:
+        found = client.ask(address, seconds=seconds)
+    except Failure as failure:
+        return Answer(0, reason=str(failure))
+    return Answer(found.status, found.headers.get("x-revision", ""))
 
 
 def visit_until(address: str, revision: str, *, answers: int, seconds: float) -> None:
