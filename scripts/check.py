@@ -26,7 +26,7 @@ from lib import apt
 from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run, say, stage, start
 from lib.template import RECORD, parse_record, pipeline_state
 
-SERVICE_PACKAGES = ("redis-server",)  # for the service's tests alone
+SERVICE_PACKAGES = ("redis-server", "openssl")  # for the service's tests alone
 TEST_PACKAGES = (*SERVICE_PACKAGES, "docker-registry", "openssh-server")
 BROWSER_PACKAGES = ("chromium", "chromium-driver")  # Ubuntu has only snaps, which hold no driver of theirs
 REQUIREMENTS = ("requirements", "requirements-dev")

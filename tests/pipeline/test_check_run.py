@@ -221,5 +221,5 @@ def test_another_python(tools: Programs, status: int, expected: int, monkeypatch
     done: list[object] = []
     monkeypatch.setattr(apt, "install", lambda *names, **more: done.append((*names, more)))
     assert check.main(["--setup", "--python", "3.13"]) == expected
-    assert done == [(("redis-server",), {})]
+    assert done == [(check.SERVICE_PACKAGES, {})]
     assert tools.calls == [["python", "-m", "pytest", "tests/service"]]

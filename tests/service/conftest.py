@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +11,25 @@ from typing import Any
 
 import pytest
 
+import build_image
+from conftest import need
 from friendlyhello import counter
-from service.running import LIMIT, RedisServer, Service
+from lib import engine
+from lib import service as service_of
+from lib.command import run
+from lib.names import checked_out
+from lib.registry import LocalImage
+from service.running import LIMIT, ROOT, RedisServer, Service
+
+
+@pytest.fixture(scope="session")
+def image() -> Iterator[LocalImage]:
+    """The image of this work tree, for every platform, under a name of the tests' own."""
+    need(not engine.problems(engine.look()), "a Docker Engine that can run the pipeline")
+    this = service_of.load(ROOT)
+    name = f"{this.name}-test-{os.getpid()}:good"
+    yield build_image.build(name, this.platforms, checked_out())
+    run(["docker", "image", "rm", "--force", name], check=False)
 
 
 @pytest.fixture

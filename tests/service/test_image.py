@@ -7,14 +7,12 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import build_image
-from conftest import need
-from lib import engine, service
+from lib import service
 from lib.client import ask
 from lib.command import run, wait_until
 from lib.names import checked_out
@@ -27,14 +25,6 @@ from smoke_test import smoke_test
 ROOT = Path(__file__).resolve().parents[2]
 THIS = service.load(ROOT)
 NAME = f"{THIS.name}-test-{os.getpid()}"
-
-
-@pytest.fixture(scope="module")
-def image() -> Iterator[LocalImage]:
-    """The image of this work tree, for every platform, under a name of the tests' own."""
-    need(not engine.problems(engine.look()), "a Docker Engine that can run the pipeline")
-    yield build_image.build(f"{NAME}:good", THIS.platforms, checked_out())
-    run(["docker", "image", "rm", "--force", f"{NAME}:good"], check=False)
 
 
 @pytest.fixture
@@ -152,20 +142,3 @@ def test_a_wrong_setting_stops_the_start_with_a_sentence(image: LocalImage, vari
 def test_the_good_image_passes(image: LocalImage, free_port: int) -> None:
     """The image of this work tree keeps every promise."""
     smoke_test(image, [host_platform()], free_port)
-
-
-def test_compose_counts_and_keeps_its_count(image: LocalImage, free_port: int) -> None:
-    """docker compose up serves the counter; down and up again goes on where it was."""
-    project = NAME
-    compose = ["docker", "compose", "--project-name", project, "--file", str(ROOT / "compose.yaml")]
-    env = {"IMAGE": image.reference, "PORT": str(free_port)}
-    address = f"http://127.0.0.1:{free_port}/"
-    visits = []
-    try:
-        for _ in range(2):
-            run([*compose, "up", "--detach", "--wait", "--no-build"], env=env)
-            visits += [int(ask(address).text.rpartition("</b> ")[2]) for _ in range(2)]
-            run([*compose, "down"], env=env)
-        assert visits == [1, 2, 3, 4]
-    finally:
-        run([*compose, "down", "--volumes"], env=env)
