@@ -18,11 +18,12 @@ off         CHECK = "reason": checks of the smoke test that do not hold for this
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -300,3 +301,89 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Service:
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
     return parse(text, environ)
+
+
+# What cannot read TOML says the same; `differences` holds it equal.
+
+
+def instruction(dockerfile: str, word: str) -> str:
+    """Return what the last instruction of a kind in the last stage says, "" if there is none."""
+    stage = re.split(r"(?im)^FROM\s", dockerfile.replace("\\\n", " "))[-1]
+    found = re.findall(rf"(?im)^\s*{word}\s+(.+)$", stage)
+    return str(found[-1]).strip() if found else ""
+
+
+def services_in(compose: str) -> dict[str, str]:
+    """Return the text of each service in a Compose file, by name; its own format needs no parser."""
+    body = re.search(r"(?ms)^services:\s*\n(.*?)(?=^\S|\Z)", compose)
+    parts = re.split(r"(?m)^  ([a-z0-9-]+):\s*\n", body[1] if body else "")
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def in_dockerfile(this: Service, text: str) -> Iterator[str]:
+    """Yield what a Dockerfile says otherwise, a sentence each."""
+    for word, wanted, key in (
+        ("EXPOSE", str(this.port), "port"),
+        ("CMD", json.dumps(list(this.start)), "start"),
+    ):
+        said = instruction(text, word)
+        same = json_or_text(said) == list(this.start) if word == "CMD" else wanted in said.split()
+        if not same:
+            yield f"Dockerfile: {word} is {said or 'missing'}, but {key} in {FILE} makes it {word} {wanted}"
+    title = re.search(r"org\.opencontainers\.image\.title=\"?([^\s\"]+)", text)
+    if (title[1] if title else "") != this.name:
+        yield (
+            f"Dockerfile: the label org.opencontainers.image.title is {title[1] if title else 'missing'}, but name in"
+            f" {FILE} is {this.name}"
+        )
+
+
+def json_or_text(text: str) -> Any:
+    """Return what a text of JSON says, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def in_compose(this: Service, text: str) -> Iterator[str]:
+    """Yield what compose.yaml says otherwise, a sentence each."""
+    found = services_in(text)
+    web = found.get("web", "")
+    if not web:
+        yield "compose.yaml: there is no service web; add the service's own"
+        return
+    if f"${{IMAGE:-{this.image}}}" not in web:
+        yield f"compose.yaml: the image of web is not ${{IMAGE:-{this.image}}}, but name in {FILE} is {this.name}"
+    if not re.search(rf"\$\{{PORT:-{this.publish}\}}:{this.port}\b", web):
+        yield (
+            f"compose.yaml: web does not publish ${{PORT:-{this.publish}}}:{this.port}, as {FILE} says (publish, port)"
+        )
+    for secret in (*this.secrets, *(one.secret for one in this.backing if one.secret)):
+        if not re.search(rf"\b{secret}\b", web):
+            yield f"compose.yaml: web does not get {secret}, which {FILE} names; add it to its environment"
+    for backing in this.backing:
+        if not re.search(rf"(?m)^    image: .*{re.escape(backing.image)}", found.get(backing.name, "")):
+            yield f"compose.yaml: there is no service {backing.name} with the image {backing.image}, as {FILE} says"
+    for process in this.processes:
+        if process not in found:
+            yield f"compose.yaml: there is no service {process}, which is a process in {FILE}"
+    for folder in this.volumes:
+        if not re.search(rf":{re.escape(folder)}\b", web):
+            yield f"compose.yaml: web has no volume at {folder}, which {FILE} names"
+
+
+def differences(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return what the Dockerfile, compose.yaml and deploy/ say otherwise than service.toml, a sentence each."""
+    this = load(root, environ)
+    found: list[str] = []
+    for name, judge in (("Dockerfile", in_dockerfile), ("compose.yaml", in_compose)):
+        path = root / name
+        if path.exists():
+            found += judge(this, path.read_text("utf-8"))
+        elif name == "Dockerfile":
+            found.append("there is no Dockerfile; the image is built from it")
+    for backing in this.backing:
+        if (root / "deploy").is_dir() and not (root / f"deploy/{backing.name}.yaml").exists():
+            found.append(f"there is no deploy/{backing.name}.yaml, which runs {backing.name} in the stack")
+    return found

@@ -185,3 +185,55 @@ def test_a_check_that_is_not_there() -> None:
     """A name that the smoke test mistypes is a fault, and not a check that is on."""
     with pytest.raises(KeyError):
         parse(NAMED, {}).has("everything")
+
+
+def copy(folder: Path, changes: dict[str, tuple[str, str]]) -> Path:
+    """A copy of the fixture's files with changes: file -> old text, new text."""
+    (folder / "deploy").mkdir()
+    (folder / "deploy/redis.yaml").touch()
+    for name in ("service.toml", "Dockerfile", "compose.yaml"):
+        text = (FIXTURE / name).read_text("utf-8")
+        if name in changes:
+            assert changes[name][0] in text
+            text = text.replace(*changes[name])
+        (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+def test_the_fixture_says_the_same_everywhere(tmp_path: Path) -> None:
+    """Nothing is found where nothing is."""
+    assert service.differences(copy(tmp_path, {}), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"Dockerfile": ("EXPOSE 8080", "EXPOSE 80")}, "Dockerfile: EXPOSE is 80, but port in service.toml"),
+        ({"Dockerfile": ("EXPOSE 8080", "")}, "Dockerfile: EXPOSE is missing"),
+        ({"Dockerfile": ('CMD ["python", "-m", "fixture"]', "CMD python -m fixture")}, "Dockerfile: CMD is python"),
+        ({"Dockerfile": ('"-m", "fixture"]', '"-m", "other"]')}, 'makes it CMD ["python", "-m", "fixture"]'),
+        ({"Dockerfile": ('title="fixture"', 'title="other"')}, "title is other, but name in service.toml is fixture"),
+        ({"service.toml": ("port = 8080", "port = 80")}, "EXPOSE is 8080"),
+        ({"service.toml": ("publish = 4000", "publish = 8000")}, "web does not publish ${PORT:-8000}:8080"),
+        ({"service.toml": ("[secrets]", "[secrets]\nKEY = 'x'")}, "web does not get KEY"),
+        ({"service.toml": ("redis:8", "redis:9")}, "there is no service redis with the image redis:9"),
+        ({"service.toml": ("[secrets]", "[processes]\nworker = ['a']\n[secrets]")}, "there is no service worker"),
+        ({"service.toml": ("port = 8080", "port = 8080\nvolumes = ['/data']")}, "web has no volume at /data"),
+        ({"service.toml": ("[backing.redis]", "[backing.store]")}, "there is no deploy/store.yaml"),
+        ({"compose.yaml": ("fixture:ci", "other:ci")}, "the image of web is not ${IMAGE:-fixture:ci}"),
+        ({"compose.yaml": ("STORE_URL", "URL")}, "web does not get STORE_URL"),
+        ({"compose.yaml": ("  web:", "  page:")}, "there is no service web"),
+    ],
+)
+def test_differences(tmp_path: Path, changes: dict[str, tuple[str, str]], sentence: str) -> None:
+    """What says otherwise is named, with the file and what service.toml says."""
+    found = service.differences(copy(tmp_path, changes), {})
+    assert any(sentence in line for line in found), found
+
+
+def test_no_dockerfile(tmp_path: Path) -> None:
+    """Without one there is no image; without compose.yaml there is only no `docker compose up`."""
+    copy(tmp_path, {})
+    (tmp_path / "Dockerfile").unlink()
+    (tmp_path / "compose.yaml").unlink()
+    assert service.differences(tmp_path, {}) == ["there is no Dockerfile; the image is built from it"]

@@ -488,7 +488,7 @@ def edit(root: Path, kind: str) -> Edits:
     edits.replace(root, "SECURITY.md", "# ", "# My own ")
     if kind == "own service":
         edits.remove(root, "benchmarks", "deploy/KUBERNETES.md", "deploy/kubernetes.yaml", "src", "tests/service")
-        edits.remove(root, "tests/pipeline/test_kubernetes.py")
+        edits.remove(root, "tests/service/test_kubernetes.py")
         write(root, {"src/shop_api/__main__.py": "print('mine')\n", "tests/service/test_mine.py": "def test(): pass\n"})
         edits.lines |= {"src/shop_api/__main__.py": "print('mine')", "tests/service/test_mine.py": "def test(): pass"}
     commit(root, "Mine")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import build_image
+import ports
 from conftest import need
 from friendlyhello import counter
 from lib import engine
@@ -89,3 +90,9 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]]:
     logger.setLevel(logging.INFO)
     yield records
     logger.setLevel(level)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on; the service's own belongs to whoever runs the tests."""
+    return ports.free_port()

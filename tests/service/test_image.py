@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 from pathlib import Path
@@ -19,18 +18,10 @@ from lib.names import checked_out
 from lib.registry import Index, LocalImage
 from lib.standin import host_platform
 from pipeline import is_up
-from ports import free_port as next_free_port
 from smoke_test import smoke_test
 
 ROOT = Path(__file__).resolve().parents[2]
 THIS = service.load(ROOT)
-NAME = f"{THIS.name}-test-{os.getpid()}"
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nobody listens on; the service's own belongs to whoever runs the tests."""
-    return next_free_port()
 
 
 def test_labels(image: LocalImage) -> None:
@@ -85,7 +76,7 @@ def test_a_commit_always_gives_the_same_images(image: LocalImage, tmp_path: Path
     digests, blobs = [], {}
     for clone in ("one", "two"):
         run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / clone)])
-        name = f"{NAME}:{clone}"
+        name = f"{THIS.name}-test-clone:{clone}"
         command = build_image.build_command(
             name,
             THIS.platforms,
