@@ -22,7 +22,7 @@ SERVICE_FOLDERS = ("src/", "tests/service/")
 YOURS = (
     *SERVICE_FOLDERS,
     *("service.toml", "smoke.py", "requirements", "Dockerfile", ".dockerignore", "compose.yaml", "deploy/"),
-    *("README", "CHANGELOG.md", "LICENSE", "SECURITY.md", "pyproject.toml", "benchmarks/service"),
+    *("README", "CHANGELOG.md", "LICENSE", "SECURITY.md", "pyproject.toml", "packages.txt", "benchmarks/service"),
 )
 """Beginnings of the paths that belong to whoever made the copy. Everything else is the pipeline's."""
 
