@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import build_image  # noqa: E402
 from lib.engine import builder, find  # noqa: E402
+from lib.service import PLATFORMS  # noqa: E402
 
 PLAIN = """FROM python:3.13-slim-trixie
 WORKDIR /app
@@ -52,7 +53,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=int, default=3, help="of each of our builds (default: %(default)s)")
     options = arguments.parse_args()
-    found = find()
+    found = find(PLATFORMS)
     one, both = [], []
     for _ in range(max(1, options.runs)):
         one.append(seconds(ROOT / "Dockerfile", list(found.platforms[:1])))

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
-from lib import engine  # noqa: E402
+from lib import engine, standin  # noqa: E402
 from lib.command import Failure, parser, run, say, start  # noqa: E402
 from measuring import load_command, machine, parse, table  # noqa: E402
 from swarm.host import BAD, Host, Load, one_host  # noqa: E402
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     options = arguments.parse_args(argv)
     if os.geteuid() != 0 or not all(map(shutil.which, ("dockerd", "docker-registry", "ip", "wrk"))):
         raise Failure("needs root, dockerd, docker-registry, ip and wrk; run scripts/check.py --setup, install wrk")
-    if engine.problems(found := engine.look()) or not found.stands_in:
+    if engine.problems(found := engine.look(), [standin.host_platform()]) or not found.stands_in:
         raise Failure("needs an engine with base images here; run python3 scripts/engine.py --setup --offline")
     measured, through = [], []
     with TemporaryDirectory() as folder, one_host(Path(folder)) as host:

@@ -128,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
         "--platform", action="append", choices=this.platforms, help="a platform to build (default: every one)"
     )
     options = arguments.parse_args(argv)
-    engine.find()
+    engine.find(options.platform or this.platforms)
     with stage("Build image"):
         built = build(options.image, options.platform or this.platforms, checked_out())
     set_output("digest", built.digest)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import engine
-from lib import apt
+from lib import apt, service
 from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run, say, stage, start
 from lib.template import RECORD, parse_record, pipeline_state
 
@@ -191,7 +191,7 @@ def main(argv: Sequence[str]) -> int:
     if options.setup:
         with stage(f"Set up {'engine and ' if pipeline else ''}test programs"):
             if pipeline:
-                engine.setup(offline=False)
+                engine.setup(offline=False, platforms=service.load(ROOT).platforms)
             apt.install(TEST_PACKAGES if pipeline else SERVICE_PACKAGES, if_available=BROWSER_PACKAGES)
     with stage("Make environment"):
         bin_ = make_environment(ROOT / ".venv")

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import apt, containers, standin
+from lib import apt, containers, service, standin
 from lib.command import Failure, parser, run, say, start, wait_until
 from lib.daemon import Daemon
 from lib.engine import (
@@ -32,7 +32,6 @@ from lib.engine import (
     IMAGE_STORE,
     LOOPBACK,
     OLDEST_BUILDX,
-    PLATFORMS,
     Engine,
     find,
     look,
@@ -216,10 +215,13 @@ def is_ours() -> bool:
     return DOCKERD.pid is not None or on_github_runner() or not answers()
 
 
-def setup(offline: bool) -> Engine:
-    """Install, configure and start what is missing; return the engine. Does nothing twice, and nothing as root then."""
+def setup(offline: bool, platforms: Sequence[str]) -> Engine:
+    """Install, configure and start what is missing for `platforms`; return the engine.
+
+    Does nothing twice, and nothing as root then.
+    """
     engine = look()
-    missing = problems(engine)
+    missing = problems(engine, platforms)
     if not missing and engine.stands_in and all(map(standin.has, standin.images())):
         return engine
     # A GitHub runner always reaches Docker Hub, or should say so: what it builds is published.
@@ -234,10 +236,10 @@ def setup(offline: bool) -> Engine:
         kept = "PLATFORMS,RUNNER_ENVIRONMENT,HTTP_PROXY,HTTPS_PROXY,NO_PROXY,http_proxy,https_proxy,no_proxy"
         again = ["sudo", f"--preserve-env={kept}", sys.executable, __file__, "--setup"]
         run([*again, *(["--offline"] if offline else [])], show=True, passthrough=True)
-        return find()
+        return find(platforms)
     if not missing and engine.stands_in and engine.loopback:
         start_hub()
-        standin.make_missing(PLATFORMS)
+        standin.make_missing(platforms)
         return engine
     wanted = settings(engine, stand_in)
     if not is_ours():
@@ -252,13 +254,13 @@ def setup(offline: bool) -> Engine:
         if stand_in:
             start_hub()
         restart(configure(wanted))
-    if set(PLATFORMS) - set(look().platforms):
+    if set(platforms) - set(look().platforms):
         install_qemu()
-    engine = find()
+    engine = find(platforms)
     if stand_in:
         if without_loopback(engine):
             raise Failure(without_loopback(engine))
-        standin.make_missing(PLATFORMS)
+        standin.make_missing(platforms)
     return engine
 
 
@@ -278,7 +280,8 @@ def main(argv: Sequence[str]) -> int:
     if options.stop:
         stop()
         return 0
-    engine = setup(options.offline) if options.setup else find()
+    platforms = service.load().platforms
+    engine = setup(options.offline, platforms) if options.setup else find(platforms)
     if without_loopback(engine):
         say(f"note: {without_loopback(engine)}")
     print(engine)

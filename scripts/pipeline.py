@@ -205,7 +205,7 @@ def pipeline(this: Service, *, setup: bool, offline: bool, push: bool, port: int
     (STATE / "stages.jsonl").unlink(missing_ok=True)
     Progress.begun, Progress.total = 0, 6 + len(this.platforms)
     with stage("Find a Docker Engine"):
-        found = set_up(offline) if setup or offline else engine.find()
+        found = set_up(offline, this.platforms) if setup or offline else engine.find(this.platforms)
         say(str(found))
         if not push and engine.without_loopback(found):
             raise Failure(engine.without_loopback(found))

@@ -401,7 +401,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--platform", action="append", choices=this.platforms, help="default: every one")
     arguments.add_argument("--port", type=int, default=this.publish, help="the port to publish (default: %(default)s)")
     options = arguments.parse_args(argv)
-    engine.find()
+    engine.find(options.platform or this.platforms)
     image = local_image(options.image)
     if options.digest:
         check_same(f"{options.image} on this engine", options.digest, image.digest)

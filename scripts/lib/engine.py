@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lib import standin
 from lib.command import Failure, run
-
-# The variable PLATFORMS leaves some out, such as for a dependency that has no wheels for one of them.
-PLATFORMS = tuple(os.environ.get("PLATFORMS", "").replace(",", " ").split()) or ("linux/amd64", "linux/arm64")
+from lib.service import PLATFORMS
 
 # Docker's own example and Docker Engine 29's default; see the documentation of the image store:
 # https://docs.docker.com/engine/storage/containerd/
@@ -31,7 +28,10 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 @dataclass(frozen=True)
 class Engine:
-    """What `docker info` and `docker buildx inspect` say. `version` is "" if no engine answers."""
+    """What `docker info` and `docker buildx inspect` say. `version` is "" if no engine answers.
+
+    `platforms` are those that it can run of all that a service may be built for.
+    """
 
     version: str = ""
     why_not: str = ""
@@ -104,8 +104,8 @@ def look() -> Engine:
     return found if found.version or found.why_not else replace(found, why_not=said)
 
 
-def problems(engine: Engine) -> list[str]:
-    """Return what keeps an engine from running the pipeline, a sentence each with what to do."""
+def problems(engine: Engine, platforms: Sequence[str]) -> list[str]:
+    """Return what keeps an engine from running the pipeline for `platforms`, a sentence each with what to do."""
     if "permission denied" in engine.why_not:
         return [
             "you may not talk to the Docker Engine: run sudo usermod -aG docker $USER and log in again;"
@@ -125,7 +125,7 @@ def problems(engine: Engine) -> list[str]:
         found.append(
             "docker buildx 0.13 or newer is missing: install the package docker-buildx or docker-buildx-plugin"
         )
-    missing = [platform for platform in PLATFORMS if platform not in engine.platforms]
+    missing = [platform for platform in platforms if platform not in engine.platforms]
     if missing and engine.buildx:
         found.append(
             f"the engine cannot run {', '.join(missing)}: install qemu-user-static and binfmt-support, or run"
@@ -145,10 +145,10 @@ def without_loopback(engine: Engine) -> str:
     )
 
 
-def find() -> Engine:
-    """Return an engine that can run the pipeline, or raise Failure with all that is missing."""
+def find(platforms: Sequence[str]) -> Engine:
+    """Return an engine that can run the pipeline for `platforms`, or raise Failure with all that is missing."""
     engine = look()
-    found = problems(engine)
+    found = problems(engine, platforms)
     if found:
         more = "" if any("--setup" in line for line in found) else "; or run python3 scripts/engine.py --setup"
         raise Failure("; ".join(found) + more)

@@ -26,7 +26,7 @@ PREFIX = f"{PIPELINE}-test-{os.getpid()}"
 @pytest.fixture(scope="session", autouse=True)
 def _engine() -> None:
     """There is an engine that can run the pipeline."""
-    need(not engine.problems(engine.look()), "a Docker Engine that can run the pipeline")
+    need(not engine.problems(engine.look(), service.PLATFORMS), "a Docker Engine that can run the pipeline")
 
 
 @pytest.fixture(scope="session")

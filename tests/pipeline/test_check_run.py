@@ -13,6 +13,7 @@ import check
 import engine
 from lib import apt
 from lib.command import Failure, run
+from lib.service import PLATFORMS
 from lib.template import RECORD, pipeline_state, write_record
 from programs import Programs
 
@@ -25,7 +26,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in check.REQUIREMENTS:
         (root / f"{name}.in").write_text("flask\n", "utf-8")
         (root / f"{name}.txt").write_text("flask==1\n", "utf-8")
+    (root / "service.toml").write_text('name = "shop"\n', "utf-8")
     monkeypatch.setattr(check, "ROOT", root)
+    monkeypatch.delenv("PLATFORMS", raising=False)
     return root
 
 
@@ -111,10 +114,10 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
     """--require-engine and --full reach the tests; --setup installs first."""
     (tools.bin / "python").write_text(f'#!/bin/sh\necho "$REQUIRE_ENGINE $*" >> {tools.folder}/asked\n', "utf-8")
     done: list[object] = []
-    monkeypatch.setattr(engine, "setup", lambda offline: done.append(offline))
+    monkeypatch.setattr(engine, "setup", lambda offline, platforms: done.append((offline, platforms)))
     monkeypatch.setattr(apt, "install", lambda *names, **more: done.append((*names, more)))
     assert check.main(["--setup", "--require-engine", "--full"]) == 0
-    assert done == [False, (check.TEST_PACKAGES, {"if_available": check.BROWSER_PACKAGES})]
+    assert done == [(False, PLATFORMS), (check.TEST_PACKAGES, {"if_available": check.BROWSER_PACKAGES})]
     asked = (tools.folder / "asked").read_text("utf-8").splitlines()
     together = "--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report="
     assert asked == [
@@ -164,7 +167,7 @@ def test_a_copy_runs_its_own_tests(copy: Path, tools: Programs, capfd: pytest.Ca
 def test_a_copy_needs_no_engine(copy: Path, tools: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     """--setup installs what the tests that run need, and nothing more."""
     done: list[object] = []
-    monkeypatch.setattr(engine, "setup", lambda _offline: pytest.fail("an engine was set up"))
+    monkeypatch.setattr(engine, "setup", lambda **_: pytest.fail("an engine was set up"))
     monkeypatch.setattr(apt, "install", lambda *names, **more: done.append((*names, more)))
     assert check.main(["--setup"]) == 0
     assert done == [(check.SERVICE_PACKAGES, {"if_available": check.BROWSER_PACKAGES})]

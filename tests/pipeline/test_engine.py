@@ -19,6 +19,7 @@ from lib.command import Failure, wait_until
 from lib.daemon import Daemon
 from lib.engine import Engine
 from lib.names import FORMER, PIPELINE
+from lib.service import PLATFORMS
 from programs import Programs
 
 GOOD = Engine(version="26.1.5", image_store=True, buildx=(0, 13, 1), platforms=("linux/amd64", "linux/arm64"))
@@ -121,7 +122,7 @@ def machine(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch)
 def test_setup_of_an_engine_that_is_good_does_nothing(machine: Machine) -> None:
     """An engine that can do all is taken as it is."""
     machine.has(INFO)
-    assert engine.setup(offline=False) == GOOD
+    assert engine.setup(offline=False, platforms=PLATFORMS) == GOOD
     assert {call[0] for call in machine.programs.calls} == {"docker"}
     assert not machine.daemon_json.exists()
 
@@ -131,8 +132,8 @@ def test_setup_starts_an_engine(machine: Machine) -> None:
     machine.has(INFO)
     machine.programs.answer("^docker", status=1)
     machine.patch.setattr(engine, "look", iter([Engine(buildx=(0, 13)), GOOD]).__next__)
-    machine.patch.setattr(engine, "find", lambda: GOOD)
-    assert engine.setup(offline=False) == GOOD
+    machine.patch.setattr(engine, "find", lambda _platforms: GOOD)
+    assert engine.setup(offline=False, platforms=PLATFORMS) == GOOD
     assert machine.dockerd.pid is not None
     assert json.loads(machine.daemon_json.read_text("utf-8")) == {"features": {"containerd-snapshotter": True}}
     assert machine.made == []
@@ -145,7 +146,7 @@ def test_setup_leaves_the_engine_of_its_user_alone(machine: Machine) -> None:
     machine.started.touch()
     machine.has({**INFO, "DriverStatus": []})
     with pytest.raises(Failure, match=r"so it is left alone; add .*snapshotter.* restart it, and"):
-        engine.setup(offline=False)
+        engine.setup(offline=False, platforms=PLATFORMS)
     assert not machine.daemon_json.exists()
 
 
@@ -154,7 +155,7 @@ def test_setup_asks_for_a_mirror_where_the_hub_is_blocked(machine: Machine) -> N
     machine.started.touch()
     machine.has(INFO)
     with pytest.raises(Failure, match=r"add .*\"registry-mirrors\": \[\"http://localhost:5055\"\].* to "):
-        engine.setup(offline=True)
+        engine.setup(offline=True, platforms=PLATFORMS)
 
 
 def test_setup_installs_emulation_beside_the_engine_of_its_user(machine: Machine) -> None:
@@ -164,7 +165,7 @@ def test_setup_installs_emulation_beside_the_engine_of_its_user(machine: Machine
     machine.programs.answer("^docker buildx inspect", "Platforms: linux/amd64\n", once=True)
     machine.programs.answer("^docker buildx inspect", "Platforms: linux/amd64\n", once=True)
     machine.programs.answer("^docker buildx inspect", INSPECT)
-    assert engine.setup(offline=False) == GOOD
+    assert engine.setup(offline=False, platforms=PLATFORMS) == GOOD
     assert machine.programs.called("update-binfmts") == [["update-binfmts", "--enable"]]
 
 
@@ -176,7 +177,7 @@ def test_setup_on_a_github_runner_switches_the_image_store_on(machine: Machine) 
     machine.started.touch()
     machine.programs.answer("^docker info", json.dumps({**INFO, "DriverStatus": []}), once=True)
     machine.has(INFO)
-    assert engine.setup(offline=False) == GOOD
+    assert engine.setup(offline=False, platforms=PLATFORMS) == GOOD
     assert machine.programs.called("systemctl") == [
         ["systemctl", "reset-failed", "docker"],
         ["systemctl", "restart", "docker"],
@@ -195,9 +196,17 @@ def test_setup_on_a_github_runner_installs_emulation(machine: Machine) -> None:
     for _ in range(2):
         machine.programs.answer("^docker buildx inspect", "Platforms: linux/amd64, linux/amd64/v2\n", once=True)
     machine.programs.answer("^docker buildx inspect", INSPECT)
-    assert engine.setup(offline=False) == GOOD
+    assert engine.setup(offline=False, platforms=PLATFORMS) == GOOD
     assert installs(machine) == [["qemu-user-static", "binfmt-support"]]
     assert machine.programs.called("update-binfmts") == [["update-binfmts", "--enable"]]
+
+
+def test_setup_for_one_platform_installs_no_emulation(machine: Machine) -> None:
+    """A service that is built for this platform only needs no QEMU."""
+    machine.has(INFO, "Platforms: linux/amd64\n")
+    found = engine.setup(offline=False, platforms=["linux/amd64"])
+    assert found.platforms == ("linux/amd64",)
+    assert machine.programs.called("update-binfmts") == []
 
 
 TLS_ON_LOCALHOST = {**MIRRORED, "RegistryConfig": {**MIRRORED["RegistryConfig"], "InsecureRegistryCIDRs": []}}
@@ -213,7 +222,7 @@ def test_setup_adds_localhost_to_what_an_engine_of_ours_trusts(machine: Machine)
     # It is looked at once more after each step.
     machine.programs.answer("^docker info", json.dumps({**TLS_ON_LOCALHOST, "DriverStatus": []}), once=True)
     machine.has(MIRRORED)
-    assert engine.setup(offline=True).loopback
+    assert engine.setup(offline=True, platforms=PLATFORMS).loopback
     written = json.loads(machine.daemon_json.read_text("utf-8"))
     assert written["insecure-registries"] == ["registry.corp:3000", "127.0.0.0/8", "::1/128"]
 
@@ -225,7 +234,7 @@ def test_setup_asks_the_owner_to_trust_localhost(machine: Machine) -> None:
     machine.programs.answer("^docker", status=0)
     machine.patch.setattr(engine, "start_hub", lambda: None)
     with pytest.raises(Failure, match=r'add .*"insecure-registries": \["127.0.0.0/8", "::1/128"\].* to '):
-        engine.setup(offline=True)
+        engine.setup(offline=True, platforms=PLATFORMS)
     assert machine.made == []
 
 
@@ -253,7 +262,7 @@ def test_setup_stands_in_for_the_hub(machine: Machine) -> None:
     bare = {"ClientInfo": INFO["ClientInfo"]}
     machine.programs.answer("^docker info", json.dumps(bare), once=True)
     machine.has(MIRRORED)
-    assert engine.setup(offline=False).stands_in
+    assert engine.setup(offline=False, platforms=PLATFORMS).stands_in
     assert registries == [("hub", "hub", 5055)]
     assert json.loads(machine.daemon_json.read_text("utf-8"))["registry-mirrors"] == ["http://localhost:5055"]
     assert machine.made == [("linux/amd64", "linux/arm64")]
@@ -264,7 +273,7 @@ def test_setup_starts_the_stand_in_again(machine: Machine) -> None:
     machine.has(MIRRORED)
     begun: list[bool] = []
     machine.patch.setattr(engine, "start_hub", lambda: begun.append(True))
-    assert engine.setup(offline=True).stands_in
+    assert engine.setup(offline=True, platforms=PLATFORMS).stands_in
     assert (begun, machine.made) == ([True], [("linux/amd64", "linux/arm64")])
 
 
@@ -275,7 +284,7 @@ def test_setup_where_nothing_is_missing_needs_no_root(machine: Machine, info: di
     machine.patch.setattr(sys, "platform", "darwin")
     machine.patch.setattr(standin, "has", lambda _image: True)
     machine.has(info)
-    assert engine.setup(offline=stands_in).stands_in is stands_in
+    assert engine.setup(offline=stands_in, platforms=PLATFORMS).stands_in is stands_in
 
 
 def test_the_stand_in_does_not_share_its_port(machine: Machine) -> None:
@@ -363,7 +372,7 @@ def test_setup_without_root_goes_through_sudo(machine: Machine) -> None:
     machine.patch.setattr(os, "geteuid", lambda: 1000)
     machine.programs.add("sudo")
     machine.has(INFO)
-    assert engine.setup(offline=True) == GOOD
+    assert engine.setup(offline=True, platforms=PLATFORMS) == GOOD
     (call,) = machine.programs.called("sudo")
     assert call[1].startswith("--preserve-env=PLATFORMS,RUNNER_ENVIRONMENT,HTTP_PROXY,")
     assert call[3:] == [engine.__file__, "--setup", "--offline"]
@@ -374,7 +383,7 @@ def test_setup_without_root_or_sudo(machine: Machine) -> None:
     machine.patch.setattr(os, "geteuid", lambda: 1000)
     machine.patch.setenv("PATH", str(machine.programs.bin))
     with pytest.raises(Failure, match="--setup needs root, and there is no sudo; run it as root"):
-        engine.setup(offline=False)
+        engine.setup(offline=False, platforms=PLATFORMS)
 
 
 def test_setup_elsewhere_than_on_linux(machine: Machine) -> None:
@@ -382,7 +391,7 @@ def test_setup_elsewhere_than_on_linux(machine: Machine) -> None:
     machine.patch.setattr(sys, "platform", "darwin")
     machine.has({**INFO, "DriverStatus": []})
     with pytest.raises(Failure, match=r"--setup works on Linux; here: the engine's containerd image store is off"):
-        engine.setup(offline=False)
+        engine.setup(offline=False, platforms=PLATFORMS)
 
 
 def test_emulation(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,7 +479,7 @@ def test_setup_installs_docker_where_there_is_none(machine: Machine) -> None:
     )
     machine.patch.setattr(engine, "install_docker", lambda: machine.programs.add("docker"))
     machine.has(INFO)
-    assert engine.setup(offline=False) == GOOD
+    assert engine.setup(offline=False, platforms=PLATFORMS) == GOOD
 
 
 @pytest.mark.parametrize("keyring", ["", "/usr/share/keyrings/debian.gpg"])

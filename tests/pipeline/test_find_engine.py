@@ -12,6 +12,7 @@ from docker_info import INFO, INSPECT, MIRRORED
 from lib import engine
 from lib.command import Failure
 from lib.engine import Engine
+from lib.service import PLATFORMS
 from programs import Programs
 
 GOOD = Engine(version="26.1.5", image_store=True, buildx=(0, 13, 1), platforms=("linux/amd64", "linux/arm64"))
@@ -66,7 +67,7 @@ def test_an_engine_that_wants_tls_on_localhost(registries: dict[str, Any] | None
     sentence = engine.without_loopback(found)
     assert bool(sentence) is refused
     assert not refused or 'add "127.0.0.0/8", "::1/128" to "insecure-registries" in /etc/docker/daemon.json' in sentence
-    assert engine.problems(found) == []
+    assert engine.problems(found, PLATFORMS) == []
 
 
 def test_no_engine_wants_nothing_of_localhost() -> None:
@@ -96,16 +97,24 @@ def test_how_an_engine_is_shown() -> None:
 )
 def test_problems(changed: dict[str, Any], expected: list[str]) -> None:
     """Each thing that is missing gets a sentence with what to do."""
-    found = engine.problems(Engine(**{**vars(GOOD), **changed}))
+    found = engine.problems(Engine(**{**vars(GOOD), **changed}), PLATFORMS)
     assert len(found) == len(expected)
     for sentence, pattern in zip(found, expected, strict=True):
         assert re.search(pattern, sentence)
 
 
+@pytest.mark.parametrize("platforms", [["linux/amd64"], []])
+def test_only_the_platforms_that_are_built_are_missed(platforms: list[str]) -> None:
+    """A service for one platform needs no emulation of the other."""
+    one = Engine(**{**vars(GOOD), "platforms": ("linux/amd64",)})
+    assert engine.problems(one, platforms) == []
+    assert engine.problems(one, ["linux/arm64"])
+
+
 def test_find(docker: Programs) -> None:
     """The engine is the one that `docker` talks to."""
     docker.answer("^docker info", json.dumps(INFO)).answer("^docker buildx inspect", INSPECT)
-    assert engine.find() == GOOD
+    assert engine.find(PLATFORMS) == GOOD
     assert engine.look() == GOOD
 
 
@@ -125,7 +134,7 @@ def test_the_builder_is_the_contexts_own(docker: Programs, context: str, status:
     docker.answer("^docker info", json.dumps(INFO)).answer("^docker context show", context, status=status)
     docker.answer(f"^docker buildx inspect {expected}$", INSPECT)
     assert engine.builder() == expected
-    assert engine.find() == GOOD
+    assert engine.find(PLATFORMS) == GOOD
 
 
 def test_find_says_all_that_is_missing(docker: Programs) -> None:
@@ -134,7 +143,7 @@ def test_find_says_all_that_is_missing(docker: Programs) -> None:
     with pytest.raises(
         Failure, match=r"image store is off.*; docker buildx .*; or run python3 scripts/engine.py --setup"
     ):
-        engine.find()
+        engine.find(PLATFORMS)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,7 @@ def test_find_with_a_silent_engine(docker: Programs, info: str, said: str, sente
     """What docker says is quoted; --setup is named once."""
     docker.answer("^docker info", info, said, status=1)
     with pytest.raises(Failure, match=sentence) as raised:
-        engine.find()
+        engine.find(PLATFORMS)
     assert str(raised.value).count("--setup") == 1
 
 

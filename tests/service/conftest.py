@@ -26,8 +26,8 @@ from service.running import LIMIT, ROOT, RedisServer, Service
 @pytest.fixture(scope="session")
 def image() -> Iterator[LocalImage]:
     """The image of this work tree, for every platform, under a name of the tests' own."""
-    need(not engine.problems(engine.look()), "a Docker Engine that can run the pipeline")
     this = service_of.load(ROOT)
+    need(not engine.problems(engine.look(), this.platforms), "a Docker Engine that can run the pipeline")
     name = f"{this.name}-test-{os.getpid()}:good"
     yield build_image.build(name, this.platforms, checked_out())
     run(["docker", "image", "rm", "--force", name], check=False)

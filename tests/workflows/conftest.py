@@ -12,6 +12,7 @@ import pytest
 from conftest import need
 from lib.command import run
 from lib.engine import look, problems
+from lib.service import PLATFORMS
 from ports import free_port
 from workflows.act import ACT, PASSWORDS, Scenario, make_project, opened, start_registry
 
@@ -49,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def engine() -> Mapping[str, str]:
     """The environment that leads to the engine under the scenarios: the one that `docker` talks to."""
     need(Path(ACT).is_file(), "act")
-    need(not problems(look()), "a Docker Engine that can run the pipeline")
+    need(not problems(look(), PLATFORMS), "a Docker Engine that can run the pipeline")
     return {}
 
 
