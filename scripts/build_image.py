@@ -35,6 +35,7 @@ def build_command(
     commit: Commit,
     *,
     builder: str = "default",
+    provenance: str = "mode=max",
     ca_bundle: str = "",
     proxies: Sequence[str] = (),
     metadata: Path,
@@ -53,7 +54,7 @@ def build_command(
         "SOURCE_DATE_EPOCH": str(commit.date),  # https://reproducible-builds.org/specs/source-date-epoch/
     }
     return [
-        *("docker", "buildx", "build", "--builder", builder, "--load", "--provenance", "mode=max"),
+        *("docker", "buildx", "build", "--builder", builder, "--load", "--provenance", provenance),
         *("--platform", ",".join(platforms), "--tag", image, "--metadata-file", str(metadata)),
         *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
         *(part for name in proxies for part in ("--build-arg", name)),
@@ -77,6 +78,15 @@ def ca_bundle() -> str:
 def proxies() -> list[str]:
     """Return the names of the proxy variables that are set here."""
     return [name for upper in PROXIES for name in (upper, upper.lower()) if os.environ.get(name)]
+
+
+def provenance() -> str:
+    """Return how much the provenance tells: all of it, unless a proxy's password would be in it.
+
+    `mode=max` holds the values of build arguments, and whoever pulls the image can read it.
+    https://docs.docker.com/build/metadata/attestations/slsa-provenance/
+    """
+    return "mode=min" if any("@" in os.environ[name] for name in proxies()) else "mode=max"
 
 
 def digest_in(metadata: str) -> str:
@@ -105,6 +115,7 @@ def build(image: str, platforms: Sequence[str], commit: Commit, *, root: Path = 
             platforms,
             commit,
             builder=engine.builder(),
+            provenance=provenance(),
             ca_bundle=ca_bundle(),
             proxies=proxies(),
             metadata=metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import build_image
 import pipeline
 import push_image
 from conftest import need_root
@@ -19,9 +21,10 @@ from lib import registry as registries
 from lib import release
 from lib.command import Failure, run
 from lib.daemon import Daemon
-from lib.names import Commit, ImageName
+from lib.names import Commit, ImageName, checked_out
 from lib.registry import LocalImage, index_of, local_image
-from lib.standin import start_registry
+from lib.standin import host_platform, start_registry
+from projects import FIXTURE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +68,17 @@ def test_pushed_as_tested(image: LocalImage, commit: Commit, target: ImageName) 
     added = pipeline.added_bytes(target.at(image.digest), layers, "fixture")
     for platform in found.platforms:
         assert 0 < added[platform] <= 12_000 < sum(layers[platform])
+
+
+def test_no_password_is_pushed(target: ImageName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's password, which the build is given, is in no layer, configuration or attestation of the image."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://corp:PLANTED@127.0.0.1:9")
+    built = build_image.build(target.tagged("proxied"), [host_platform()], checked_out(), root=FIXTURE)
+    run(["docker", "push", "--quiet", target.tagged("proxied")])
+    blobs = [file.read_bytes() for file in (tmp_path / "data").rglob("blobs/**/data")]
+    assert any(built.revision.encode() in blob for blob in blobs), "this is not where the registry keeps its blobs"
+    for blob in blobs:
+        assert b"PLANTED" not in (gzip.decompress(blob) if blob[:2] == b"\x1f\x8b" else blob)
 
 
 def test_pushed_once(image: LocalImage, commit: Commit, target: ImageName, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,6 +85,28 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_image.proxies() == ["https_proxy", "NO_PROXY"]
 
 
+@pytest.mark.parametrize(
+    ("proxy", "mode"),
+    [
+        ("", "mode=max"),
+        ("http://proxy:3128", "mode=max"),
+        ("http://me:secret@proxy:3128", "mode=min"),
+        ("http://me@proxy", "mode=min"),
+        ("me:secret@proxy:3128", "mode=min"),
+    ],
+)
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "ftp_proxy"])
+def test_a_proxys_password_is_not_in_the_provenance(
+    monkeypatch: pytest.MonkeyPatch, name: str, proxy: str, mode: str
+) -> None:
+    """Full provenance holds the build's arguments with their values, for everybody who pulls the image."""
+    for upper in build_image.PROXIES:
+        monkeypatch.delenv(upper, raising=False)
+        monkeypatch.delenv(upper.lower(), raising=False)
+    monkeypatch.setenv(name, proxy)
+    assert build_image.provenance() == mode
+
+
 def test_digest_in() -> None:
     """The digest comes from the build's own metadata."""
     assert build_image.digest_in(json.dumps({"containerimage.digest": DIGEST})) == DIGEST
