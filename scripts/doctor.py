@@ -241,7 +241,8 @@ def git(world: World) -> Iterator[Line]:
 def docker_engine(world: World) -> Iterator[Line]:
     """Docker Engine: it answers, keeps indexes, runs each platform, has buildx, and takes registries on localhost."""
     found = world.engine
-    sentences = [*engine.problems(found), engine.without_loopback(found)]
+    platforms = world.service.load(world.root).platforms if world.service else ()
+    sentences = [*engine.problems(found, platforms), engine.without_loopback(found)]
     for sentence in filter(None, sentences):
         said, colon, fix = sentence.partition(": ")
         if (not found.version and not colon.strip()) or "reachable" in said:

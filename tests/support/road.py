@@ -66,7 +66,9 @@ class Road:
         hub.users, hub.public = {f"octo:{TOKEN}": ["pull", "push"]}, {"octo/hello"}
         self.docker_login = f"octo:{TOKEN}"
         self.docker_config = docker_config
-        self.service: Any = SimpleNamespace(name="hello", image="hello:ci", secrets={}, platforms=("linux/amd64", "linux/arm64"))
+        self.service: Any = SimpleNamespace(
+            name="hello", image="hello:ci", secrets={}, platforms=("linux/amd64", "linux/arm64")
+        )
         self.differences: list[str] = []
         self.resolves_in_containers = True
         self.scan = f"hello.example.org {HOST_KEY}\n"

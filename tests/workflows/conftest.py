@@ -37,7 +37,7 @@ def registry_port(registry: Path) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project(tmp_path_factory: pytest.TempPathFactory, engine: Mapping[str, str]) -> Iterator[Path]:
     """A repository with this project in it, as it is in the work tree."""
     folder = tmp_path_factory.mktemp("project")
     name = f"onedigest-test-{os.getpid()}"
