@@ -1,0 +1,113 @@
+"""What the README says is what there is: its scripts, its links, and what to change for what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lib import service
+from projects import FIXTURE, ROOT, replace
+
+README = (ROOT / "README.md").read_text("utf-8")
+SCRIPTS = (ROOT / "scripts/README.md").read_text("utf-8")
+
+
+def test_every_script_has_a_line() -> None:
+    """The table lists each script once."""
+    listed = re.findall(r"^\| `(\w+\.py)` \|", SCRIPTS, re.M)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "scripts/README.md", "docs/DESIGN.md", "SECURITY.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    """Each link to a file of the repository, and each to a heading, has one."""
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        path, _, heading = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
+            assert heading in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}, target
+
+
+def test_scripts_that_are_named_are_there() -> None:
+    """No page names a script that is not there."""
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*.md")):
+        for name in re.findall(r"scripts/(\w+\.py)", page.read_text("utf-8")):
+            assert (ROOT / "scripts" / name).exists(), f"{page.name}: {name}"
+
+
+WORKER = '[processes]\nworker = ["python", "-m", "fixture", "9000"]\n\n[secrets]'
+COMPOSE_WORKER = "  worker:\n    image: ${IMAGE:-fixture:ci}\n  redis:\n    image: redis:8\n"
+REDIS = '[backing.redis]\nimage = "redis:8"\nurl = "redis://redis:6379/0"\nsecret = "STORE_URL"\n'
+
+# What the README's table says, carried out: file -> (old text, new text), the first one in service.toml.
+CHANGES: dict[str, list[tuple[str, str, str]]] = {
+    "another port in the container": [
+        ("service.toml", "port = 8080", "port = 9000"),
+        ("Dockerfile", "EXPOSE 8080", "EXPOSE 9000"),
+        ("compose.yaml", ":8080", ":9000"),
+    ],
+    "another port outside": [
+        ("service.toml", "publish = 4000", "publish = 5000"),
+        ("compose.yaml", "PORT:-4000", "PORT:-5000"),
+    ],
+    "another page": [("service.toml", 'page = "/page"', 'page = "/items"')],
+    "no Redis": [
+        ("service.toml", REDIS, ""),
+        ("compose.yaml", "  redis:\n    image: redis:8\n", ""),
+    ],
+    "a secret": [
+        ("service.toml", "[secrets]", '[secrets]\nSECRET_KEY = "for tests"'),
+        ("compose.yaml", "    depends_on", "      SECRET_KEY: ${SECRET_KEY:-for tests}\n    depends_on"),
+    ],
+    "a worker": [
+        ("service.toml", "[secrets]", WORKER),
+        ("compose.yaml", "  redis:\n    image: redis:8\n", COMPOSE_WORKER),
+    ],
+    "a folder that is kept": [
+        ("service.toml", "port = 8080", 'port = 8080\nvolumes = ["/data"]'),
+        ("compose.yaml", "    depends_on", "    volumes: [data:/data]\n    depends_on"),
+    ],
+    "a Debian package": [],
+    "a Python package": [],
+    "one platform only": [("service.toml", "port = 8080", 'port = 8080\nplatforms = ["linux/amd64"]')],
+    "another registry": [],
+    "a check that does not hold for your service": [
+        ("service.toml", "[secrets]", '[off]\nrevision = "it has none"\n\n[secrets]'),
+    ],
+}
+
+
+def table() -> dict[str, str]:
+    """Return what to change, by what one wants, as the README has it."""
+    _, _, rest = README.partition("| to get | change |\n|---|---|\n")
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", rest.partition("\n\n")[0], re.M)
+    return dict(rows)
+
+
+def test_every_row_is_tried() -> None:
+    """What the README promises is what this file carries out."""
+    assert list(table()) == list(CHANGES)
+
+
+@pytest.mark.parametrize(("what", "changes"), CHANGES.items(), ids=CHANGES)
+def test_what_to_change(tmp_path: Path, what: str, changes: list[tuple[str, str, str]]) -> None:
+    """Each row names the files that have to change; with these alone everything says the same again."""
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy/redis.yaml").touch()
+    for name in ("service.toml", "Dockerfile", "compose.yaml"):
+        (tmp_path / name).write_text((FIXTURE / name).read_text("utf-8"), "utf-8")
+    for count, (name, old, new) in enumerate(changes):
+        assert f"`{name}`" in table()[what] or name in table()[what]
+        replace(tmp_path / name, {old: new})
+        if count + 1 < len(changes) and name == "service.toml" and what != "no Redis":
+            assert service.differences(tmp_path, {}), "the first change alone is found out"
+    assert service.differences(tmp_path, {}) == []
+    if changes:
+        assert service.load(tmp_path, {}) != service.load(FIXTURE, {})
