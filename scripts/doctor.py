@@ -532,6 +532,7 @@ FORMS = (
     ("REPLICAS", r"[1-9][0-9]?|100|none", "2"),
     ("DEPLOY_URL", r"https?://[^\s/]+(/\S*)?", "https://hello.example.org"),
     ("DEPLOY_ON_RELEASE", r"true|false", "true"),
+    ("IMAGE_VISIBILITY", r"private|public", "private"),
 )
 
 
@@ -688,7 +689,7 @@ def image_there(world: World) -> Iterator[Line]:
         fix = f"create it as private first, at {page}, then gh variable set IMAGE_VISIBILITY --body private"
         yield Line(MISSING, f"{image}: a first push makes it public unless your account says otherwise", fix)
     else:
-        yield Line(UNKNOWN, f"{image} is not there yet, or is private; the first push creates it")
+        yield Line(UNKNOWN, f"{image} is not there yet, or is not shown without a login")
 
 
 def limit(world: World) -> Iterator[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -19,9 +20,11 @@ import pytest
 import doctor
 from conftest import need, need_root
 from doctor import MISSING, OK, UNKNOWN, WRONG, Line, World, look, report
+from hub import honest, upload
 from lib import gh, visit
 from lib.access import Access, access, granted, pulls_left
 from lib.command import ROOT, Failure, UsageError, run
+from lib.daemon import Daemon
 from lib.distribution import Login, Refused
 from lib.names import ImageName
 from lib.template import RECORD
@@ -32,6 +35,9 @@ from ssh_server import ssh_server
 from support.copies import commit, git, write
 from support.rights import RightsStandIn
 from support.road import DAY, DEPLOY_KEY, TOKEN, Road, alarms, cloned
+
+PASSWORD = "token-0f-the-scenarios"
+PASSWORDS = "octo:$2b$05$abcdefghijklmnopqrstuuFDY.YKx1XhxbKgSTEQyrgQEle0HxRiW\n"  # as htpasswd -B writes it
 
 
 @pytest.fixture
@@ -686,6 +692,41 @@ def test_pulls_left(road: Road) -> None:
 
 
 # The real parts
+
+
+def test_a_registry_for_real(tmp_path: Path) -> None:
+    """A real registry that wants a name and a password each time."""
+    need(bool(shutil.which("docker-registry")), "a registry")
+    port, daemon = free_port(), Daemon("registry", tmp_path)
+    config = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "data")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "auth": {"htpasswd": {"realm": "test", "path": str(tmp_path / "passwords")}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    (tmp_path / "passwords").write_text(PASSWORDS, "utf-8")
+    image = ImageName(f"127.0.0.1:{port}", "octo", "hello")
+    good, bad = login(f"octo:{PASSWORD}"), login("octo:wrong")
+    try:
+        daemon.start(
+            ["docker-registry", "serve", str(tmp_path / "config.json")], ready=lambda: accepts(port), seconds=60
+        )
+        assert access(image, Login()) == Access(frozenset(), exists=False)
+        assert access(image, good) == Access(None, exists=False)
+        with pytest.raises(Refused, match="refuses the login"):
+            access(image, bad)
+        upload(honest("0" * 40), f"127.0.0.1:{port}", "octo/hello", "latest", good.basic)
+        assert access(image, good) == Access(None, exists=True)
+        assert not access(image, Login()).exists
+    finally:
+        daemon.stop()
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_this_machine_for_real() -> None:
