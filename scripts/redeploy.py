@@ -12,8 +12,10 @@ that served before is put back, and this says which one is serving.
 Where: this machine's engine; DOCKER_HOST=ssh://user@host; or DEPLOY_HOST with DEPLOY_KNOWN_HOSTS and
 DEPLOY_SSH_KEY. In a workflow with no host, or with --rehearse, the stack is deployed to the engine that is
 there, and taken away again. What: the image that DOCKERHUB_USERNAME, IMAGE_REPOSITORY and REGISTRY name.
-How, remembered by the Swarm from one time to the next: DOMAIN (HTTPS with a certificate), EDGE_PORT (4000),
-REPLICAS (2), REDIS_URL (a Redis elsewhere). DEPLOY_URL is where the page is, if not where it is expected.
+How, remembered by the Swarm from one time to the next, until it is set to `none`: DOMAIN (HTTPS with a certificate),
+EDGE_PORT (as service.toml says), REPLICAS (2), and the address of a backing service elsewhere (such as REDIS_URL).
+The secrets that service.toml names are variables of their names, or lines NAME=value in SERVICE_SECRETS.
+DEPLOY_URL is where the page is, if not where it is expected.
 """
 
 from __future__ import annotations
@@ -22,17 +24,48 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from lib import release as releases
-from lib.command import ROOT, Failure, UsageError, add_summary, last_line, parser, run, say, set_output, shown, start
+from lib.command import (
+    ROOT,
+    Failure,
+    UsageError,
+    add_summary,
+    annotate,
+    last_line,
+    parser,
+    run,
+    say,
+    set_output,
+    shown,
+    start,
+)
+from lib.distribution import is_public
 from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, checked_out, image_name, parse_reference
-from lib.record import Record, configs, history, locked, previous, write_record
-from lib.rollout import Rollout, deploy_command, remove_stack, settings, url
-from lib.ssh import connection
-from lib.swarm import FAILED_UPDATE, Release, docker, node_platforms, services, tasks_of, valid_stack
+from lib.record import Record, Unfinished, begin, configs, end, history, locked, previous, unfinished, write_record
+from lib.registry import MANIFESTS
+from lib.rollout import Rollout, remove_stack
+from lib.service import Service, load
+from lib.settings import Settings, Wanted, deploy_command, settings, url, wanted
+from lib.ssh import connection, endpoint, is_far
+from lib.swarm import (
+    FAILED_UPDATE,
+    NAMESPACE,
+    Release,
+    docker,
+    inspected,
+    node_platforms,
+    read_services,
+    services,
+    tasks_of,
+    valid_stack,
+)
+from lib.swarm import Service as Running
 from lib.visit import answer
 
 
@@ -51,7 +84,8 @@ def check_version(version: str) -> str:
 def verified(name: ImageName, version: str, platforms: Sequence[str]) -> Release:
     """Return the release that a version is, or raise Failure that says why it must not be deployed."""
     found = releases.verified(name, parse_reference(reference(name, version))[1], platforms=platforms)
-    return Release(version, str(name), found.digest, found.revision)
+    proof = {line.name: f"{line.outcome}: {line.why}" for line in found.lines}
+    return Release(version, str(name), found.digest, found.revision, proof)
 
 
 def check_swarm() -> None:
@@ -82,25 +116,51 @@ def rehearsal(stack: str) -> Iterator[None]:
         if state == "inactive":
             run(["docker", "swarm", "leave", "--force"], show=True, check=False)
         else:
-            for name in configs(stack, "deployed"):
-                run(["docker", "config", "rm", name], check=False)
-            run(["docker", "secret", "rm", f"{stack}_redis_url"], check=False)
-        volumes = docker("volume", "ls", "--quiet", "--filter", f"label=com.docker.stack.namespace={stack}").split()
+            for kind, names in (("config", configs(stack)), ("secret", secrets_of(stack))):
+                if names:
+                    run(["docker", kind, "rm", *names], check=False)
+        volumes = docker("volume", "ls", "--quiet", "--filter", f"label={NAMESPACE}={stack}").split()
         if volumes:
             run(["docker", "volume", "rm", *volumes], check=False)
 
 
-def choose(version: str, records: Sequence[Record], find: Callable[[], Release]) -> tuple[Release, int | None]:
-    """Return the release to deploy, and the number of the record that `previous` means once it is deployed."""
+def secrets_of(stack: str) -> list[str]:
+    """Return the names of a stack's Docker secrets."""
+    names = docker("secret", "ls", "--filter", f"name={stack}_", "--format", "{{.Name}}").split()
+    return [name for name in names if name.startswith(f"{stack}_")]
+
+
+def choose(
+    version: str, records: Sequence[Record], find: Callable[[str], Release], serving: str = ""
+) -> tuple[Release, int | None]:
+    """Return the release to deploy, and the number of the record that `previous` means once it is deployed.
+
+    `serving` is the digest that runs now, which after an unfinished redeploy is not the one that was proven last.
+    """
+    last = records[-1] if records else None
     if version == "previous":
-        before = previous(records)
+        before = last if last and serving and last.release.digest != serving else previous(records)
         if before is None:
             raise Failure("no version was deployed before the one that is serving, so there is no previous one")
-        return before.release, before.before
-    release = find()
-    if records and records[-1].release.digest == release.digest:
-        return release, records[-1].before
-    return release, records[-1].number if records else None
+        return still_verified(before, find), before.before
+    release = find(version)
+    if last and last.release.digest == release.digest:
+        return release, last.before
+    return release, last.number if last else None
+
+
+def still_verified(record: Record, find: Callable[[str], Release]) -> Release:
+    """Return the release of a record. That it cannot be verified any more is said, and is not a reason to refuse it:
+
+    going back must not depend on a registry or on GitHub, and it was verified when it was deployed.
+    """
+    try:
+        find(record.release.digest)
+    except Failure as failure:
+        warning = f"{record.release} cannot be verified now ({failure}); it was deployed {record.at} by {record.by}"
+        say(f"warning: {warning}")
+        annotate("warning", warning)
+    return record.release
 
 
 def difference(before: Release | None, after: Release) -> str:
@@ -113,39 +173,119 @@ def difference(before: Release | None, after: Release) -> str:
     return "\n".join(lines)
 
 
-def redeploy(
-    stack: str, version: str, find: Callable[[], Release], host: str, timeout: float, rehearsing: bool
-) -> None:
-    """Deploy a version under the stack's lock; raise Failure, with which version is serving, when it fails."""
-    with locked(stack, version, lease=3 * timeout, wait=timeout):
-        records = history(stack)
+@dataclass(frozen=True)
+class Job:
+    """What is to be done: a version of an image, for a stack, on the engine that `docker` talks to.
+
+    `host` is the name of its machine, "" for this one; `timeout` is how many seconds the Swarm gets.
+    """
+
+    stack: str
+    name: ImageName
+    version: str
+    service: Service
+    wanted: Wanted
+    host: str = ""
+    timeout: float = 300
+    rehearsing: bool = False
+
+    def find(self, version: str) -> Release:
+        """Return the release that a version is, verified for the Swarm's nodes."""
+        nodes = docker("node", "ls", "--quiet").split()
+        return verified(self.name, version, node_platforms(docker("node", "inspect", *nodes)))
+
+    def settings(self, running: Mapping[str, Running]) -> Settings:
+        """Return how to deploy, with everything checked that can be before the first change."""
+        found = settings(self.stack, self.service, self.wanted, running, rehearsal=self.rehearsing)
+        deploy_command(found)
+        edge = running.get("edge")
+        if found.domain and not (edge and edge.environment.get("SITE") == found.domain):
+            look_up(found.domain, needed=not self.wanted.url)
+        return found
+
+
+def look_up(domain: str, *, needed: bool) -> None:
+    """Raise UsageError if a name does not resolve; where the page is asked for elsewhere, only say so."""
+    try:
+        socket.getaddrinfo(domain, 443)
+    except OSError as error:
+        sentence = f"DOMAIN is {domain!r}, which does not resolve ({error.strerror}); let it lead to the host first"
+        if needed:
+            raise UsageError(sentence) from error
+        say(f"warning: {sentence}")
+
+
+def redeploy(job: Job) -> None:
+    """Deploy a version under the stack's lock; raise Failure, with which version is serving, when it fails.
+
+    From the first change on, the Swarm keeps what ran before it, so that whatever ends this, also SIGKILL, the next
+    redeploy knows what to go back to.
+    """
+    stack = job.stack
+    with locked(stack, job.version, lease=3 * job.timeout, wait=job.timeout):
+        records, cut_off = history(stack), unfinished(stack)
         proven = records[-1] if records else None
-        release, before = choose(version, records, find)
-        found = services(stack)
-        how = settings(stack, os.environ, proven, found, rehearsing)
-        rollout = Rollout(how, url(how, host, os.environ), timeout)
+        now = inspected(stack)
+        before = cut_off.services if cut_off else now
+        web = read_services(now, stack).get("web")
+        release, previous_one = choose(job.version, records, job.find, web.digest if web else "")
+        how = job.settings(read_services(before, stack))
+        address = url(how, job.wanted, job.host)
+        rollout = Rollout(how, address, job.timeout, before=before, private=needs_login(release))
         rollout.settle()
         say(difference(proven.release if proven else None, release))
         began = time.monotonic()
+        if cut_off is None:
+            begin(stack, Unfinished(job.version, clock(), user(), before))
         try:
             rollout.deploy(release)
             rollout.wait(release)
             rollout.prove(release)
-        except Failure as failure:
-            serving = rollout.go_back(release, proven)
-            report(release, proven, f"failed: {failure}; {serving}")
-            raise Failure(f"{release} was not deployed: {failure}; {serving}") from failure
-        same = proven is not None and proven.release.digest == release.digest
-        if not same or (how.domain, how.port) != (proven and (proven.domain, proven.port)):
-            last = proven.number if proven else 0
-            by = os.environ.get("GITHUB_ACTOR") or f"{getpass.getuser()}@{socket.gethostname()}"
-            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            write_record(stack, Record(last + 1, release, at, by, how.domain, how.port, before))
-        report(release, proven, f"is serving at {rollout.address}")
-        say(f"{release} is serving at {rollout.address}, after {time.monotonic() - began:.1f} s")
+            same = proven is not None and proven.release.digest == release.digest
+            if not same or (how.domain, how.port) != (proven and (proven.domain, proven.port)):
+                last = proven.number if proven else 0
+                write_record(stack, Record(last + 1, release, clock(), user(), how.domain, how.port, previous_one))
+        except BaseException as error:
+            reason = str(error) if isinstance(error, Failure) else f"{type(error).__name__} {error}".strip()
+            try:
+                serving = rollout.go_back(release, proven)
+                end(stack)
+            except Failure as failure:
+                serving = str(failure)
+            report(release, proven, f"failed: {reason}; {serving}")
+            sentence = f"{release} was not deployed: {reason}; {serving}"
+            if isinstance(error, Exception):
+                raise Failure(sentence) from error
+            say(sentence)
+            raise
+        end(stack)
+        report(release, proven, f"is serving at {address}")
+        say(f"{release} is serving at {address}, after {time.monotonic() - began:.1f} s")
         print(release.reference)
-        if rehearsing:
+        if job.rehearsing:
             say("this was a rehearsal: set the variable DEPLOY_HOST to deploy for real (see scripts/prepare_host.py)")
+
+
+def needs_login(release: Release) -> bool:
+    """Whether the nodes need a login to pull a release; so it is also if that cannot be told."""
+    image, digest = parse_reference(release.reference)
+    return not is_public(image, f"manifests/{digest}", accept=", ".join(MANIFESTS))
+
+
+def clock() -> str:
+    """Return the time in UTC, as in RFC 3339."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def user() -> str:
+    """Return who deploys: the actor on GitHub, or the user and the machine; a user id need not have a name."""
+    if actor := os.environ.get("GITHUB_ACTOR"):
+        return actor
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
 
 
 def report(release: Release, proven: Record | None, end: str) -> None:
@@ -161,21 +301,31 @@ def report(release: Release, proven: Record | None, end: str) -> None:
     )
 
 
-def status(stack: str, host: str) -> str:
+def status(job: Job) -> str:
     """Return what runs where, since when, and what `previous` would go to."""
-    records = history(stack)
+    stack = job.stack
+    records, cut_off = history(stack), unfinished(stack)
     found = services(stack)
-    if not found:
+    if not found and not cut_off:
         return f"{stack} is not deployed; run python3 scripts/redeploy.py VERSION"
     last = records[-1] if records else None
-    how = settings(stack, os.environ, last, found)
-    address = url(how, host, os.environ)
+    # What would be needed to deploy is not needed to look.
+    plain = replace(job.service, secrets={}, processes={})
+    address = url(settings(stack, plain, job.wanted, found), job.wanted, job.host)
     lines = [f"{address}: {answer(address)}"]
     if last:
         lines.append(f"deployed: {last.release.reference}\n          {last.release}, {last.at} by {last.by}")
-    for task in tasks_of(found.values()):
-        if task.wanted == "running":
-            lines.append(f"{task} (since {task.since})")
+    web = found.get("web")
+    if cut_off:
+        lines.append(
+            f"unfinished: the redeploy to {cut_off.version}, {cut_off.at} by {cut_off.by}, runs or was cut off, so what"
+            " runs now is not proven; if it was cut off, redeploy any version, and that puts things right"
+        )
+    elif web and last and web.digest != last.release.digest:
+        lines.append(f"not by this script: the Swarm runs {web.image}")
+    for one in tasks_of(found.values()):
+        if one.wanted == "running":
+            lines.append(f"{one} (since {one.since})")
     lines += [f"{service.name}: {text}" for service in found.values() if (text := service.update) in FAILED_UPDATE]
     chain = list(records)
     while (before := previous(chain)) is not None:
@@ -184,54 +334,67 @@ def status(stack: str, host: str) -> str:
     return "\n".join(lines)
 
 
+def dry_run(job: Job) -> None:
+    """Verify a version, check the settings, and print what would change; a rehearsal's Swarm need not be there."""
+    if job.rehearsing:
+        records: list[Record] = []
+        running: dict[str, Running] = {}
+        release, _ = choose(job.version, records, lambda version: verified(job.name, version, ()))
+    else:
+        records, running = history(job.stack), services(job.stack)
+        web = running.get("web")
+        release, _ = choose(job.version, records, job.find, web.digest if web else "")
+    how = job.settings(running)
+    print(difference(records[-1].release if records else None, release))
+    say(f"would run: {shown(deploy_command(how, private=needs_login(release)))}")
+
+
+def seconds(text: str) -> float:
+    """Return a time-out from the command line."""
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", text) or float(text) == 0:
+        raise UsageError(f"--timeout is {text!r}, which is not a number of seconds above 0")
+    return float(text)
+
+
 def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("version", nargs="?", help="a release, a commit's full id, a digest, a tag, or previous")
     arguments.add_argument("--dry-run", action="store_true", help="verify, and only print what would change")
     arguments.add_argument("--status", action="store_true", help="print what runs, and what ran before")
     arguments.add_argument("--rehearse", action="store_true", help="deploy to this engine and take it away again")
-    arguments.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="to wait for the Swarm (300)")
+    arguments.add_argument("--timeout", default="300", metavar="SECONDS", help="to wait for the Swarm (300)")
     options = arguments.parse_args(argv)
     env = os.environ
     if not options.version and not options.status:
         raise UsageError("no version given; run python3 scripts/redeploy.py VERSION, or --status")
     version = check_version(options.version) if options.version else ""
+    timeout = seconds(options.timeout)
+    service = load()
     commit = checked_out()
-    far = bool(env.get("DEPLOY_HOST")) or env.get("DOCKER_HOST", "").startswith(("ssh://", "tcp://"))
+    far = bool(env.get("DEPLOY_HOST")) or is_far(endpoint())
     rehearsing = options.rehearse or (env.get("GITHUB_ACTIONS") == "true" and not far and not options.status)
-    repository = env.get("IMAGE_REPOSITORY") or commit.repository
-    stack = valid_stack(env.get("STACK") or repository) + ("-rehearsal" if rehearsing else "")
+    stack = valid_stack(
+        env.get("STACK") or env.get("IMAGE_REPOSITORY") or commit.repository, "-rehearsal" if rehearsing else ""
+    )
+    want = wanted(env, service, rehearsal=rehearsing)
+    name = ImageName("", "", "") if options.status else image_name(env, commit.repository)
     with connection(env) as host:
+        job = Job(stack, name, version, service, want, host, timeout, rehearsing)
         if options.status:
             check_swarm()
-            print(status(stack, host))
-            return 0
-        name = image_name(env, commit.repository)
-        with contextlib.ExitStack() as stage:
-            if rehearsing and not options.dry_run:
-                # Verified before anything is touched.
-                if version != "previous":
-                    verified(name, version, ())
-                stage.enter_context(rehearsal(stack))
+            print(status(job))
+        elif options.dry_run:
             if not rehearsing:
                 check_swarm()
-
-            def find() -> Release:
-                platforms: Sequence[str] = ()
-                if not (rehearsing and options.dry_run):
-                    nodes = docker("node", "ls", "--quiet").split()
-                    platforms = node_platforms(docker("node", "inspect", *nodes))
-                return verified(name, version, platforms)
-
-            if options.dry_run:
-                records = [] if rehearsing else history(stack)
-                release, _ = choose(version, records, find)
-                proven = records[-1] if records else None
-                how = settings(stack, env, proven, {} if rehearsing else services(stack), rehearsing)
-                print(difference(proven.release if proven else None, release))
-                say(f"would run: {shown(deploy_command(how))}")
-                return 0
-            redeploy(stack, version, find, host, options.timeout, rehearsing)
+            dry_run(job)
+        elif rehearsing:
+            job.settings({})
+            choose(version, (), lambda asked: verified(name, asked, ()))  # before the engine is made a Swarm
+            with rehearsal(stack):
+                redeploy(job)
+        else:
+            check_swarm()
+            redeploy(job)
     return 0
 
 

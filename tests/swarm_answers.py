@@ -52,14 +52,14 @@ def service(digest: str = NEW, update: str = "", message: str = "") -> str:
     )
 
 
-def tasks(*states: str, error: str = "", wanted: str = "Running") -> str:
-    """What `docker service ps` says of tasks of the new release."""
+def tasks(*states: str, error: str = "", wanted: str = "Running", digest: str = NEW) -> str:
+    """What `docker service ps` says of tasks, of the new release unless it is another one."""
     return "\n".join(
         json.dumps(
             {
                 "ID": f"t{number}",
                 "Name": "hello_web.1",
-                "Image": f"me/hello@{NEW}",
+                "Image": f"me/hello@{digest}",
                 "Node": "n1",
                 "DesiredState": wanted,
                 "CurrentState": f"{state} now",

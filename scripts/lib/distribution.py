@@ -74,12 +74,10 @@ def ask(image: ImageName, path: str, *, method: str = "GET", accept: str = "") -
 
     Raises Refused if the registry wants other credentials, and Failure if it cannot be asked.
     """
-    host = image.registry or HUB
-    url = f"{'http' if is_loopback(host) else 'https'}://{host}/v2/{image.namespace}/{image.repository}/{path}"
     headers = {"Accept": accept} if accept else {}
     login = login_of(image.registry or HUB_LOGIN)
     try:
-        found = authorized(image, url, method, headers, login)
+        found = authorized(image, address_of(image, path), method, headers, login)
     except Denied as denied:
         if not login.problem and denied.hidden:
             return None
@@ -87,6 +85,25 @@ def ask(image: ImageName, path: str, *, method: str = "GET", accept: str = "") -
     if found is None and login.problem:
         raise Refused(f"cannot ask the registry about {image}: {login.problem}")
     return found
+
+
+def address_of(image: ImageName, path: str) -> str:
+    """Return where a registry answers for `/v2/NAME/path`."""
+    host = image.registry or HUB
+    return f"{'http' if is_loopback(host) else 'https'}://{host}/v2/{image.namespace}/{image.repository}/{path}"
+
+
+def is_public(image: ImageName, path: str, *, accept: str) -> bool:
+    """Whether a registry gives something to anybody, without a login; False if that cannot be told."""
+    kept = _authorizations.pop(str(image), None)
+    try:
+        return authorized(image, address_of(image, path), "HEAD", {"Accept": accept}, Login()) is not None
+    except (Denied, Failure):
+        return False
+    finally:
+        _authorizations.pop(str(image), None)
+        if kept is not None:
+            _authorizations[str(image)] = kept
 
 
 def authorized(image: ImageName, url: str, method: str, headers: Mapping[str, str], login: Login) -> Answer | None:

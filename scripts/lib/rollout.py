@@ -3,123 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import re
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from lib.command import ROOT, Failure, UsageError, last_line, run, say
+from lib.command import Failure, last_line, run, say
 from lib.record import Record
+from lib.settings import Settings, deploy_command, deploy_environment, overlay, places
 from lib.swarm import (
     ENDED,
     FAILED,
     FAILED_UPDATE,
     MOVING,
+    NAMESPACE,
     Release,
     Service,
     Task,
     behind,
     changes,
     docker,
+    put_back,
+    read_services,
     services,
     tasks_of,
 )
 from lib.visit import ERRORS, answer, visit_until
 
-DEPLOY = ROOT / "deploy"
-DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 CRASHES = 3  # times that a first version may fail to start: the Swarm tries for ever
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to deploy. `secret` is the Docker secret that holds the address of Redis."""
-
-    stack: str
-    domain: str = ""
-    port: int = 4000
-    replicas: int = 2
-    secret: str = ""
-
-    @property
-    def own_redis(self) -> bool:
-        """Whether Redis runs in the stack, and not elsewhere."""
-        return self.secret == f"{self.stack}_redis_url"
-
-
-def number(variable: str, value: str, low: int, high: int) -> int:
-    """Return a whole number from the environment, or raise UsageError that names the variable."""
-    if not re.fullmatch(r"[0-9]{1,6}", value) or not low <= int(value) <= high:
-        raise UsageError(f"{variable} is {value!r}, which is not a number from {low} to {high}")
-    return int(value)
-
-
-def settings(
-    stack: str, env: Mapping[str, str], before: Record | None, running: Mapping[str, Service], rehearsal: bool = False
-) -> Settings:
-    """Return how to deploy: what the environment says, else what is running, else the defaults."""
-    found = Settings(stack, secret=f"{stack}_redis_url")
-    web = running.get("web")
-    if before:
-        found = replace(found, domain=before.domain, port=before.port)
-    if web:
-        found = replace(found, replicas=web.replicas or 1, secret=web.secrets[0] if web.secrets else found.secret)
-    if env.get("DOMAIN") and not rehearsal:
-        if not DOMAIN.fullmatch(env["DOMAIN"]):
-            raise UsageError(f"DOMAIN is {env['DOMAIN']!r}, which is not a name such as hello.example.org")
-        found = replace(found, domain=env["DOMAIN"])
-    if env.get("EDGE_PORT"):
-        found = replace(found, port=number("EDGE_PORT", env["EDGE_PORT"], 1, 65535))
-    if env.get("REPLICAS"):
-        found = replace(found, replicas=number("REPLICAS", env["REPLICAS"], 1, 100))
-    if env.get("REDIS_URL") and not rehearsal:
-        if not env["REDIS_URL"].startswith(("redis://", "rediss://")):
-            raise UsageError("REDIS_URL does not start with redis:// or rediss://")
-        found = replace(found, secret=f"{stack}_redis_url_{fingerprint(env['REDIS_URL'])}")
-    return found
-
-
-def fingerprint(secret: str) -> str:
-    """Return twelve digits that differ from secret to secret, and that are too slow to guess it from."""
-    return hashlib.scrypt(secret.encode(), salt=b"friendlyhello", n=2**14, r=8, p=1).hex()[:12]
-
-
-def deploy_command(settings: Settings) -> list[str]:
-    """Return the command that makes the Swarm run the stack; `deploy_environment` fills it in."""
-    files = ["stack.yaml", *(["domain.yaml"] if settings.domain else [])]
-    return [
-        *("docker", "stack", "deploy", "--detach=true", "--prune", "--with-registry-auth"),
-        # A newer Redis or Caddy under the same tag is no part of a redeploy.
-        *("--resolve-image", "changed"),
-        *(part for file in files for part in ("--compose-file", str(DEPLOY / file))),
-        settings.stack,
-    ]
-
-
-def deploy_environment(settings: Settings, release: Release) -> dict[str, str]:
-    """Return the variables of deploy/stack.yaml."""
-    return {
-        "STACK": settings.stack,
-        "IMAGE": release.reference,
-        "DOMAIN": settings.domain,
-        "PORT": str(settings.port),
-        "REPLICAS": str(settings.replicas),
-        "REDIS_REPLICAS": "1" if settings.own_redis else "0",
-        "REDIS_URL_SECRET": settings.secret,
-        # Config objects never change: another Caddyfile is another object.
-        "CADDYFILE": hashlib.sha256((DEPLOY / "Caddyfile").read_bytes()).hexdigest()[:12],
-    }
-
-
-def url(settings: Settings, host: str, env: Mapping[str, str]) -> str:
-    """Return where visitors find the page."""
-    if env.get("DEPLOY_URL"):
-        return env["DEPLOY_URL"]
-    return f"https://{settings.domain}/" if settings.domain else f"http://{host or 'localhost'}:{settings.port}/"
 
 
 @dataclass(frozen=True)
@@ -175,12 +87,23 @@ def verdict(
 class Rollout:
     """The steps of one redeploy of one stack."""
 
-    def __init__(self, settings: Settings, address: str, timeout: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        address: str,
+        timeout: float,
+        *,
+        before: Sequence[Mapping[str, Any]] = (),
+        private: bool = True,
+    ) -> None:
+        """`before` are the services that ran before, as lib.swarm.inspected returned them; none for a first version."""
         self.settings = settings
         self.address = address
         self.timeout = timeout
-        self.before: set[str] = set()
-        """The tasks that there were before, which say nothing of the release."""
+        self.before = before
+        self.private = private
+        self.old: set[str] = set()
+        """The tasks that there were before, which say nothing about the release."""
         self.seen: dict[str, Task] = {}
         self.updates: dict[str, str] = {}
 
@@ -197,22 +120,15 @@ class Rollout:
         self.seen = {task.id: task for task in tasks}
         return found, tasks
 
-    def stop_update(self) -> None:
-        """Tell Swarm to roll `web` back at once, if it is being updated; a failure shows itself later."""
-        with contextlib.suppress(Failure):
-            web = services(self.settings.stack).get("web")
-            if web and web.update == "updating":
-                run(["docker", "service", "rollback", "--detach", web.name], check=False, timeout=60)
-
-    def settle(self) -> dict[str, Service]:
-        """Wait until no update is running, and return what there is; Swarm ends each by itself."""
+    def settle(self) -> None:
+        """Wait until no update is running that an interrupted redeploy began; Swarm ends each by itself."""
         deadline = time.monotonic() + self.timeout
         self.seen = {task.id: task for task in tasks_of(services(self.settings.stack).values())}
         while True:
             found, _ = self.look()
             if not any(service.update in MOVING for service in found.values()):
-                self.before = set(self.seen)
-                return found
+                self.old = set(self.seen)
+                return
             if time.monotonic() > deadline:
                 raise Failure(f"an earlier update is still running after {self.timeout:g} s; see --status")
             time.sleep(0.5)
@@ -220,15 +136,22 @@ class Rollout:
     def deploy(self, release: Release) -> None:
         """Hand the stack to the Swarm, with all that it refers to."""
         settings = self.settings
-        if settings.own_redis:
-            password = secrets.token_urlsafe(32)
-            create_secret(settings.secret, f"redis://:{password}@redis:6379/0")
-            if not docker("node", "ls", "--quiet", "--filter", "node.label=redis=yes").strip():
-                own = docker("info", "--format", "{{.Swarm.NodeID}}").strip()
-                docker("node", "update", "--label-add", "redis=yes", own)
-        elif os.environ.get("REDIS_URL"):
-            create_secret(settings.secret, os.environ["REDIS_URL"])
-        run(deploy_command(settings), show=True, timeout=120, env=deploy_environment(settings, release))
+        for name, value in settings.values.items():
+            create_secret(settings.secrets[name], value)
+        for one in settings.own:
+            if one.secret:
+                create_secret(settings.secrets[one.secret], one.address(secrets.token_urlsafe(32)))
+        for label in places(settings):
+            if not docker("node", "ls", "--quiet", "--filter", f"node.label={label}=yes").strip():
+                here = docker("info", "--format", "{{.Swarm.NodeID}}").strip()
+                docker("node", "update", "--label-add", f"{label}=yes", here)
+        run(
+            deploy_command(settings, private=self.private),
+            show=True,
+            timeout=120,
+            env=deploy_environment(settings, release.reference),
+            stdin=overlay(settings, release.reference),
+        )
 
     def wait(self, release: Release, *, going_back: bool = False) -> None:
         """Wait until every service runs what it is meant to, and `web` the release; raise Failure if it ends badly."""
@@ -241,7 +164,7 @@ class Rollout:
             if web and web.update == "updating" and not going_back:
                 page = answer(self.address)
                 errors += [page.status] if page.is_error and page.revision == release.revision else []
-            now = verdict(found, tasks, release, before=self.before, errors=errors, going_back=going_back)
+            now = verdict(found, tasks, release, before=self.old, errors=errors, going_back=going_back)
             if now.state == "bad":
                 raise Failure(now.reason)
             steady = steady + 1 if now.state == "done" else 0
@@ -252,9 +175,13 @@ class Rollout:
             time.sleep(0.5)
 
     def prove(self, release: Release) -> None:
-        """Ask through the edge whether the release serves."""
+        """Ask through the edge whether the release serves.
+
+        A service without X-Revision is proven by what `wait` saw: every task runs the release's digest.
+        """
         seconds = 120 if self.settings.domain else 30  # a first certificate takes its time
-        visit_until(self.address, release.revision, answers=max(20, 10 * self.settings.replicas), seconds=seconds)
+        revision = release.revision if self.settings.service.has("revision") else ""
+        visit_until(self.address, revision, answers=max(20, 10 * self.settings.replicas), seconds=seconds)
 
     def last_words(self, release: Release) -> None:
         """Print the end of the log of the release's task that failed last."""
@@ -267,26 +194,50 @@ class Rollout:
             say(f"the last lines of {failed[0]}:")
             say("\n".join(f"  | {line}" for line in lines) or "  | (it wrote nothing)")
 
+    def stop_update(self) -> None:
+        """Tell Swarm to roll `web` back at once, all replicas together, if it is being updated."""
+        web = services(self.settings.stack).get("web")
+        if web and web.update == "updating":
+            run(["docker", "service", "rollback", "--detach", web.name], check=False, timeout=60)
+
     def go_back(self, failed: Release, proven: Record | None) -> str:
-        """Make the proven release serve again; return which version is serving, in words."""
-        self.stop_update()
-        with contextlib.suppress(Failure):
-            self.last_words(failed)
-        if proven is None:
-            remove_stack(self.settings.stack)
-            return "it was the first one, so the stack was removed again and no version is serving"
-        say(f"going back to {proven.release}")
+        """Make the stack what it was: its services, ports, replicas, secrets and edge. Return what serves, in words.
+
+        Raises Failure, with what serves as far as it is known, if that does not work either.
+        """
+        ran = what_ran(self.settings.stack, self.before, proven)
         try:
-            web = self.settle().get("web")
-            if web is None or web.digest != proven.release.digest:
-                self.deploy(proven.release)
-            self.wait(proven.release, going_back=True)
-            self.prove(proven.release)
+            if self.before:
+                say(f"going back to {ran}")
+                self.stop_update()
+                put_back(self.settings.stack, self.before)
+            with contextlib.suppress(Failure):
+                self.last_words(failed)
+            if ran is None:
+                remove_stack(self.settings.stack)
+                return "it was the first one, so the stack was removed again and no version is serving"
+            if not self.before:
+                say(f"nothing ran before; deploying {ran}, which served last")
+                self.deploy(ran)
+            self.wait(ran, going_back=True)
+            self.prove(ran)
         except Failure as failure:
-            return (
-                f"going back to {proven.release} failed as well ({failure}); see python3 scripts/redeploy.py --status"
-            )
-        return f"{proven.release} is serving"
+            raise Failure(
+                f"going back to {ran or 'nothing'} failed as well ({failure}); see python3 scripts/redeploy.py --status"
+            ) from failure
+        return f"{ran} is serving"
+
+
+def what_ran(stack: str, before: Sequence[Mapping[str, Any]], proven: Record | None) -> Release | None:
+    """Return the release that ran before, or that was proven last if none ran; None for a first version.
+
+    It need not be one that was proven: then its revision is not known.
+    """
+    web = read_services(before, stack).get("web")
+    if web is None or (proven and web.digest == proven.release.digest):
+        return proven.release if proven else None
+    image, _, digest = web.image.partition("@")
+    return Release("the version that ran before", image, digest, "")
 
 
 def create_secret(name: str, value: str) -> None:
@@ -300,7 +251,7 @@ def remove_stack(stack: str) -> None:
     """Remove a stack and wait until its containers are gone; its volumes stay."""
     run(["docker", "stack", "rm", stack], check=False, timeout=120)
     deadline = time.monotonic() + 60
-    label = f"label=com.docker.stack.namespace={stack}"
+    label = f"label={NAMESPACE}={stack}"
     while run(["docker", "container", "ls", "--all", "--quiet", "--filter", label], check=False).stdout.strip():
         if time.monotonic() > deadline:
             say(f"containers of {stack} are still there after 60 s")

@@ -6,23 +6,28 @@ import contextlib
 import os
 import re
 import shutil
+import socket
+import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import threading
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib.command import Failure, UsageError, run, shown
+from lib.command import Failure, UsageError, last_line, run
 
 DEPLOY_USER = "deploy"
 TARGET = re.compile(
-    r"(?:(?P<user>[a-z_][a-z0-9_-]{0,31})@)?(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)"
+    r"(?:(?P<user>[a-z_][a-z0-9_-]{0,31})@)?"
+    r"(?:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)|\[(?P<ipv6>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])"
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 
 
 @dataclass(frozen=True)
 class Target:
-    """A machine to reach. Where `user` is "" or `port` is 0, ssh's own configuration says them."""
+    """A machine to reach. If `user` is "" or `port` is 0, ssh's own configuration says them."""
 
     user: str
     host: str
@@ -30,7 +35,8 @@ class Target:
 
     def __str__(self) -> str:
         """It as parse_target reads it."""
-        return f"{self.login}:{self.port}" if self.port else self.login
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (f"{self.user}@" if self.user else "") + host + (f":{self.port}" if self.port else "")
 
     @property
     def login(self) -> str:
@@ -47,18 +53,46 @@ class Target:
         """The name under which ssh keeps its host key: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"."""
         return f"[{self.host}]:{self.port}" if self.port not in (0, 22) else self.host
 
-    @property
-    def docker_host(self) -> str:
-        """What DOCKER_HOST has to be for it, once prepare_host.py was there."""
-        return f"ssh://{self.user or DEPLOY_USER}@{self.host}:{self.port or 22}"
-
 
 def parse_target(what: str, text: str) -> Target:
     """Return the machine that `[user@]host[:port]` names, or raise UsageError; `what` is said to be wrong."""
     match = TARGET.fullmatch(text)
     if not match or not 0 < int(match["port"] or 22) < 65536:
         raise UsageError(f"{what} is {text!r}, which is not [user@]host[:port], such as deploy@hello.example.org")
-    return Target(match["user"] or "", match["host"], int(match["port"] or 0))
+    return Target(match["user"] or "", match["host"] or match["ipv6"], int(match["port"] or 0))
+
+
+def ssh_settings(target: Target) -> dict[str, str]:
+    """Return what ssh's own configuration says about a machine, by the keywords of ssh_config(5) in lower case."""
+    program, *rest = target.ssh
+    done = run([program, "-G", *rest], check=False, timeout=60)
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+
+
+def endpoint() -> str:
+    """Return the address of the engine that `docker` talks to.
+
+    docker says it, because it weighs DOCKER_HOST, DOCKER_CONTEXT and its current context.
+    """
+    done = run(["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], check=False, timeout=60)
+    if done.returncode != 0:
+        raise Failure(f"docker cannot tell which engine it talks to{last_line(done)}; see docker context ls")
+    return done.stdout.strip()
+
+
+def host_of(address: str) -> str:
+    """Return the name of an engine's machine, "" for this one; raise UsageError if the address is not one."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+    except ValueError as error:
+        raise UsageError(f"docker's engine is at {address!r}, which is not an address: {error}") from error
+    return (parts.hostname or "") if parts.scheme in ("ssh", "tcp", "http", "https") else ""
+
+
+def is_far(address: str) -> bool:
+    """Whether an engine is on another machine; one over SSH is, and one on a loopback address is not."""
+    host = host_of(address)
+    return bool(host) and (address.startswith("ssh:") or not re.fullmatch(r"localhost|127(\.\d+){3}|::1", host))
 
 
 def ssh_options(key: Path | None, known_hosts: Path | None, control: Path) -> list[str]:
@@ -66,7 +100,7 @@ def ssh_options(key: Path | None, known_hosts: Path | None, control: Path) -> li
     return [
         *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no"),
         *("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15"),
-        *("-o", "ControlMaster=auto", "-o", f"ControlPath={control}/%C", "-o", "ControlPersist=60"),
+        *("-o", "ControlMaster=auto", "-o", f"ControlPath={control}/master", "-o", "ControlPersist=60"),
         *(["-o", f"UserKnownHostsFile={known_hosts}", "-o", "GlobalKnownHostsFile=/dev/null"] if known_hosts else []),
         *(["-o", "IdentitiesOnly=yes", "-i", str(key)] if key else []),
     ]
@@ -76,53 +110,93 @@ def ssh_options(key: Path | None, known_hosts: Path | None, control: Path) -> li
 def connection(environ: Mapping[str, str]) -> Iterator[str]:
     """Let `docker` talk to the engine that the environment names; yield the host's name, "" for this machine.
 
-    DEPLOY_HOST with DEPLOY_KNOWN_HOSTS, and DEPLOY_SSH_KEY where ssh has no key of its own; or DOCKER_HOST=ssh://…,
-    with the host keys that ssh knows already. Raises UsageError or Failure in a sentence.
+    DEPLOY_HOST with DEPLOY_KNOWN_HOSTS, and DEPLOY_SSH_KEY if ssh has no key of its own; or docker's own settings, with
+    the host keys that ssh knows already. Raises UsageError or Failure in a sentence.
     """
     wanted = environ.get("DEPLOY_HOST", "")
-    docker_host = environ.get("DOCKER_HOST", "")
-    over_ssh = re.fullmatch(r"ssh://(?:[^@/]*@)?([^/:]+)(?::\d+)?(?:/.*)?", docker_host)
-    if not wanted and not over_ssh:
-        tcp = re.fullmatch(r"tcp://([^/:]+)(?::\d+)?/?", docker_host)
-        yield tcp[1] if tcp else ""
+    address = "" if wanted else endpoint()
+    if wanted:
+        target = parse_target("DEPLOY_HOST", wanted)
+        target = replace(target, user=target.user or DEPLOY_USER, port=target.port or 22)
+        if not environ.get("DEPLOY_KNOWN_HOSTS", "").strip():
+            raise UsageError(
+                f"DEPLOY_HOST is {wanted!r} and DEPLOY_KNOWN_HOSTS is not set, so nothing vouches for that machine;"
+                " set it to the line that python3 scripts/prepare_host.py printed"
+            )
+    elif address.startswith("ssh://"):
+        target = parse_target("the host of docker's engine", address.removeprefix("ssh://").partition("/")[0])
+    else:
+        yield host_of(address)
         return
-    target = parse_target("DEPLOY_HOST", wanted) if wanted else None
-    if target and not environ.get("DEPLOY_KNOWN_HOSTS", "").strip():
-        raise UsageError(
-            f"DEPLOY_HOST is {wanted!r} and DEPLOY_KNOWN_HOSTS is not set, so nothing vouches for that machine;"
-            " set it to the line that python3 scripts/prepare_host.py printed"
-        )
-    real = shutil.which("ssh")
-    if not real:
+    if not shutil.which("ssh"):
         raise Failure("there is no ssh command; install openssh-client")
-    # Short, because the path of a socket has at most 107 characters (unix(7)).
-    with tempfile.TemporaryDirectory(prefix="ssh", dir="/tmp" if Path("/tmp").is_dir() else None) as folder:  # noqa: S108
+    # The path of a socket has at most 107 characters (unix(7)), and ssh adds 17 to its own for a moment.
+    base = min(("/tmp", tempfile.gettempdir()), key=lambda path: len(path) > 60)  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="ssh", dir=base) as folder:
         place = Path(folder)
-        options = ssh_options(
-            private(place / "key", environ.get("DEPLOY_SSH_KEY", "")),
-            private(place / "known_hosts", environ["DEPLOY_KNOWN_HOSTS"]) if target else None,
-            place,
-        )
-        # docker runs whatever `ssh` is first on PATH; that is the only way to give it options.
-        wrapper = place / "bin" / "ssh"
-        wrapper.parent.mkdir()
-        wrapper.write_text(f'#!/bin/sh\nexec {shown([real, *options])} "$@"\n', "utf-8")
-        wrapper.chmod(0o700)
-        before = {name: os.environ.get(name) for name in ("PATH", "DOCKER_HOST")}
-        os.environ["PATH"] = f"{wrapper.parent}{os.pathsep}{before['PATH']}"
-        os.environ["DOCKER_HOST"] = target.docker_host if target else docker_host
+        key = private(place / "key", environ.get("DEPLOY_SSH_KEY", ""))
+        if key:
+            public_half("DEPLOY_SSH_KEY", key)
+        known = private(place / "known_hosts", environ["DEPLOY_KNOWN_HOSTS"]) if wanted else None
+        program, *rest = target.ssh
+        command = [program, *ssh_options(key, known, place), "-T", *rest, "docker system dial-stdio"]
+        before = {name: os.environ.get(name) for name in ("DOCKER_HOST", "DOCKER_CONTEXT")}
         try:
-            check(os.environ["DOCKER_HOST"])
-            yield target.host if target else over_ssh[1] if over_ssh else ""
+            with Tunnel(place / "docker.sock", command) as tunnel:
+                os.environ["DOCKER_HOST"] = f"unix://{tunnel.path}"
+                os.environ.pop("DOCKER_CONTEXT", None)  # docker would heed it first
+                check(f"ssh://{target}", tunnel)
+                yield (target.host if wanted else ssh_settings(target).get("hostname", "")) or target.host
         finally:
-            for control in place.glob("*"):
-                if control.is_socket():
-                    run([real, "-o", f"ControlPath={control}", "-O", "exit", "unused"], check=False)
+            run([program, "-o", f"ControlPath={place}/master", "-O", "exit", "unused"], check=False)
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+class Tunnel:
+    """A socket on this machine whose every connection is a command's standard input and output.
+
+    So `docker` reaches an engine over an ssh with our options. Left to itself, it runs the ssh that is first on PATH
+    with options of its own, and skips a wrapper there without a word if its folder is mounted noexec.
+    """
+
+    def __init__(self, path: Path, command: Sequence[str]) -> None:
+        self.path = path
+        self.command = command
+        self.errors = path.with_suffix(".log")
+        self._server = socket.socket(socket.AF_UNIX)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Tunnel:
+        self._server.bind(str(self.path))
+        self._server.listen(16)
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)  # ends accept()
+        self._server.close()
+        for process in self._processes:
+            process.terminate()
+            process.wait()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            end = connection.fileno()
+            with connection, self.errors.open("ab") as errors:
+                made = subprocess.Popen(self.command, stdin=end, stdout=end, stderr=errors)
+            self._processes = [*(process for process in self._processes if process.poll() is None), made]
+
+    def said(self) -> str:
+        """What the commands wrote to standard error."""
+        return self.errors.read_text("utf-8", "replace") if self.errors.exists() else ""
 
 
 def private(path: Path, content: str) -> Path | None:
@@ -134,27 +208,38 @@ def private(path: Path, content: str) -> Path | None:
     return path
 
 
-def check(docker_host: str) -> None:
-    """Raise Failure with what is wrong where the engine does not answer."""
+def public_half(what: str, key: Path) -> str:
+    """Return the public half of a private key, or raise UsageError: nobody is there to type a passphrase."""
+    done = run(["ssh-keygen", "-y", "-P", "", "-f", str(key)], check=False)
+    if done.returncode == 0:
+        return done.stdout.strip()
+    if "passphrase" in done.stderr:
+        raise UsageError(f"{what} has a passphrase, and nobody is there to type it; use a key without one")
+    if re.match(r"(ssh|ecdsa|sk)-\S+ AAAA", key.read_text("utf-8", "replace")):
+        raise UsageError(f"{what} is the public half of a key, the one in the file that ends in .pub; use the other")
+    raise UsageError(f"{what} is not a private key, or not the whole of it; use the whole file")
+
+
+def check(address: str, tunnel: Tunnel) -> None:
+    """Raise Failure with what is wrong if the engine does not answer."""
     done = run(["docker", "version", "--format", "{{.Server.Version}}"], check=False, timeout=60)
     if done.returncode == 0:
         return
+    said = tunnel.said() or done.stderr
     for found, sentence in (
         (
             "IDENTIFICATION HAS CHANGED|Host key verification failed",
             "its host key is not the known one: nothing was sent",
         ),
         ("Permission denied", "it does not accept our key; add the public key to its ~/.ssh/authorized_keys"),
-        ("error in libcrypto|invalid format", "DEPLOY_SSH_KEY is not a private key"),
-        ("Could not resolve|Connection refused|timed out|No route to host", "it cannot be reached"),
+        ("Could not resolve|Connection refused|timed out|No route to host|unreachable", "it cannot be reached"),
     ):
-        if re.search(found, done.stderr):
-            raise Failure(f"{docker_host}: {sentence} ({reason(done.stderr)})")
-    raise Failure(f"{docker_host}: no Docker Engine answers ({reason(done.stderr)})")
+        if re.search(found, said):
+            raise Failure(f"{address}: {sentence} ({reason(said)})")
+    raise Failure(f"{address}: no Docker Engine answers ({reason(said)})")
 
 
-def reason(stderr: str) -> str:
-    """Return the line of ssh's own among docker's."""
-    found = re.search(r"stderr=(.*)", stderr, re.S)
-    lines = [line.strip(" @\r") for line in (found[1] if found else stderr).strip().splitlines() if line.strip(" @\r")]
+def reason(said: str) -> str:
+    """Return the last line that ssh wrote."""
+    lines = [line.strip(" @\r") for line in said.splitlines() if line.strip(" @\r")]
     return lines[-1] if lines else "no reason given"

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import json
 import re
+import subprocess
+import threading
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from lib.command import Failure, last_line, run
+from lib.command import Failure, last_line, run, say
+from lib.names import PIPELINE
+
+if TYPE_CHECKING:
+    import socket
+
+NAMESPACE = "com.docker.stack.namespace"
+"""The label by which Docker knows what belongs to a stack."""
+
+LONGEST_STACK = 41
+LONGEST_NAME = 63
+"""Characters that Swarm takes in the name of a service (63), a secret or a config (64). What is made of a stack's name
+has up to 22 more than that."""
 
 # What `docker node inspect` calls an architecture -> what an image index calls it.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -27,16 +45,20 @@ def docker(*arguments: str, stdin: str | None = None, timeout: float = 60) -> st
 
 @dataclass(frozen=True)
 class Service:
-    """A service as it is meant to be. `update` is the state of its last update, "" where there was none."""
+    """A service as it is meant to be.
+
+    `update` is the state of its last update, "" if there was none; `secrets` are the names of Docker secrets by the
+    file that each is mounted as, and `ports` the published ports by the container's.
+    """
 
     name: str
     image: str
     replicas: int | None
     update: str = ""
     message: str = ""
-    environment: Mapping[str, str] | None = None
-    secrets: tuple[str, ...] = ()
-    ports: tuple[int, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    ports: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -69,12 +91,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Release:
-    """A version of the image that can be deployed: what was asked for, and the one digest that it is."""
+    """A version of the image that can be deployed: what was asked for, and the one digest that it is.
+
+    `revision` is the commit that it was built from, "" if that is not known; `proof` is what was verified, by name.
+    """
 
     version: str
     image: str
     digest: str
     revision: str
+    proof: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -93,22 +119,27 @@ def short(image: str) -> str:
 
 def parse_services(inspect: str) -> dict[str, Service]:
     """Return the services in the output of `docker service inspect`, by name."""
+    return read_services(json.loads(inspect))
+
+
+def read_services(inspected: Iterable[Mapping[str, Any]], stack: str = "") -> dict[str, Service]:
+    """Return services, as the engine describes them, by name without the stack's, such as `web`."""
     found = {}
-    for facts in json.loads(inspect):
+    for facts in inspected:
         spec = facts["Spec"]
         container = spec["TaskTemplate"]["ContainerSpec"]
         status = facts.get("UpdateStatus") or {}
         pairs = (pair.partition("=") for pair in container.get("Env") or [])
         ports = (spec.get("EndpointSpec") or {}).get("Ports") or []
-        found[spec["Name"]] = Service(
+        found[spec["Name"].removeprefix(f"{stack}_")] = Service(
             name=spec["Name"],
             image=container["Image"],
             replicas=((spec.get("Mode") or {}).get("Replicated") or {}).get("Replicas"),
             update=status.get("State", ""),
             message=status.get("Message", ""),
             environment={name: value for name, _, value in pairs},
-            secrets=tuple(secret["SecretName"] for secret in container.get("Secrets") or []),
-            ports=tuple(port["PublishedPort"] for port in ports if port.get("PublishedPort")),
+            secrets={secret["File"]["Name"]: secret["SecretName"] for secret in container.get("Secrets") or []},
+            ports={port["TargetPort"]: port["PublishedPort"] for port in ports if port.get("PublishedPort")},
         )
     return found
 
@@ -136,7 +167,7 @@ def parse_tasks(lines: str) -> list[Task]:
 
 def services(stack: str) -> dict[str, Service]:
     """Return the services of a stack by name without the stack's, such as `web`; none where it is not deployed."""
-    label = f"label=com.docker.stack.namespace={stack}"
+    label = f"label={NAMESPACE}={stack}"
     names = docker("service", "ls", "--filter", label, "--format", "{{.Name}}").split()
     if not names:
         return {}
@@ -144,6 +175,79 @@ def services(stack: str) -> dict[str, Service]:
     if done.returncode and "no such service" not in done.stderr:  # one that was just removed
         raise Failure(f"cannot inspect the services of {stack}{last_line(done)}")
     return {name.removeprefix(f"{stack}_"): service for name, service in parse_services(done.stdout or "[]").items()}
+
+
+def ask_engine(method: str, path: str, content: object = None) -> Any:
+    """Ask the engine's own interface (https://docs.docker.com/reference/api/engine/) what `docker` has no word for.
+
+    Returns what it answers, from JSON; raises Failure with its reason. `docker system dial-stdio` leads there, wherever
+    `docker` finds the engine.
+    """
+    body = b"" if content is None else json.dumps(content).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    command = ["docker", "system", "dial-stdio"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        timer = threading.Timer(60, process.kill)
+        timer.start()
+        try:
+            there, back = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+            there.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            # Not closed before the answer is there: an engine takes that for a client that has left.
+            there.flush()
+            response = http.client.HTTPResponse(cast("socket.socket", Pipe(back)))
+            response.begin()
+            text = response.read()
+            answered = json.loads(text) if text.strip() else None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            process.kill()
+            said = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
+            raise Failure(f"the engine does not answer {method} {path}: {said or error}") from error
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            timer.cancel()
+    if response.status >= 400:
+        reason = answered.get("message", "") if isinstance(answered, dict) else ""
+        raise Failure(f"the engine answers {method} {path} with {response.status}: {reason}")
+    return answered
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """What an HTTP response is read from, where there is no socket."""
+
+    file: IO[bytes]
+
+    def makefile(self, *_: object) -> IO[bytes]:
+        return self.file
+
+
+def inspected(stack: str) -> list[dict[str, Any]]:
+    """Return a stack's services, by name, in the engine's own words: all that is needed to put them back."""
+    filters = urllib.parse.quote(json.dumps({"label": [f"{NAMESPACE}={stack}"]}))
+    found: list[dict[str, Any]] = ask_engine("GET", f"/services?filters={filters}") or []
+    return sorted(found, key=lambda facts: facts["Spec"]["Name"])
+
+
+def put_back(stack: str, services: Sequence[Mapping[str, Any]]) -> None:
+    """Make a stack's services what `inspected` returned earlier; what is as it was stays untouched.
+
+    Networks, secrets and configs are still there: a deployment removes none.
+    """
+    now = {facts["Spec"]["Name"]: facts for facts in inspected(stack)}
+    for facts in services:
+        spec = facts["Spec"]
+        there = now.pop(spec["Name"], None)
+        if there is None:
+            say(f"  {spec['Name']} is created again")
+            ask_engine("POST", "/services/create", spec)
+        elif there["Spec"] != spec:
+            say(f"  {spec['Name']} is put back")
+            ask_engine("POST", f"/services/{there['ID']}/update?version={there['Version']['Index']}", spec)
+    for name, facts in now.items():
+        say(f"  {name} is removed again")
+        ask_engine("DELETE", f"/services/{facts['ID']}")
 
 
 def tasks_of(found: Iterable[Service]) -> list[Task]:
@@ -196,6 +300,17 @@ def changes(before: Mapping[str, Task], tasks: Sequence[Task]) -> list[str]:
     ]
 
 
-def valid_stack(name: str) -> str:
-    """Return a repository's name as a stack's: letters, digits and dashes, so that `_` separates its parts."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "friendlyhello"
+def valid_stack(name: str, more: str = "") -> str:
+    """Return a repository's name as a stack's, with `more` at its end.
+
+    Letters, digits and dashes, so that `_` separates the parts of what is made of it; short enough for these.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or PIPELINE
+    return fitting(plain + more, LONGEST_STACK)
+
+
+def fitting(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return a name as it is, or the first part of it with a hash of the whole, so that no two become the same."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - 9].rstrip('-_')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -39,18 +39,20 @@ def answer(address: str, seconds: float = client.SECONDS) -> Answer:
 
 
 def visit_until(address: str, revision: str, *, answers: int, seconds: float) -> None:
-    """Ask until `answers` in a row carry the revision.
+    """Ask until `answers` in a row carry the revision; "" for any.
 
     Raises Failure after `seconds`, or as soon as the revision itself has answered with errors.
     """
     deadline = time.monotonic() + seconds
     row = errors = 0
+    expected = f"revision {revision}" if revision else "status 200"
     while row < answers:
         found = answer(address)
-        row = row + 1 if (found.status, found.revision) == (200, revision) else 0
-        errors += found.is_error and found.revision == revision
+        right = found.revision == revision or not revision
+        row = row + 1 if found.status == 200 and right else 0
+        errors += bool(revision) and right and found.is_error
         if not row:
             if time.monotonic() > deadline or errors >= ERRORS:
-                raise Failure(f"{address} does not answer with revision {revision}: {found}")
+                raise Failure(f"{address} does not answer with {expected}: {found}")
             time.sleep(0.2)
-    say(f"{address} answers with revision {revision}: {answers} times in a row")
+    say(f"{address} answers with {expected}: {answers} times in a row")

@@ -16,7 +16,7 @@ import pytest
 from lib import record, swarm
 from lib.command import Failure
 from lib.daemon import started_at
-from lib.record import Holder, Record
+from lib.record import Holder, Record, Unfinished
 from programs import Programs
 from swarm_answers import PROVEN, RELEASE
 
@@ -33,10 +33,12 @@ def test_a_dead_holder_of_the_lock_is_found_out() -> None:
     assert replace(alive, host="elsewhere", until=9).is_dead(now=10)
 
 
-def config(*contents: object) -> str:
-    """What `docker config inspect` says of some."""
+def config(*contents: object, name: str = "hello_deployed_000001") -> str:
+    """What `docker config inspect` says about some."""
     data = [base64.b64encode(json.dumps(content).encode()).decode() for content in contents]
-    return json.dumps([{"ID": f"c{number}", "Spec": {"Data": text}} for number, text in enumerate(data, start=1)])
+    return json.dumps(
+        [{"ID": f"c{number}", "Spec": {"Name": name, "Data": text}} for number, text in enumerate(data, start=1)]
+    )
 
 
 def holder(until: float) -> str:
@@ -75,7 +77,7 @@ def test_the_next_one_waits(
         pass
 
     assert pauses == [1, 1]
-    assert capsys.readouterr().err.count("waiting for it to end") == 1
+    assert capsys.readouterr().err.count("waiting for it to finish") == 1
 
 
 def test_a_killed_one_is_taken_over_from(docker: Programs) -> None:
@@ -123,3 +125,57 @@ def test_what_goes_while_it_is_looked_at(docker: Programs) -> None:
     docker.answer("config inspect", "[]", "no such config: c\n", status=1)
 
     assert (swarm.services("hello"), record.read_configs(["c"])) == ({}, [])
+
+
+def test_records_of_an_earlier_version_count(docker: Programs) -> None:
+    """Whatever their labels are: they are found by their names. A field that is new has its default."""
+    content = asdict(PROVEN)
+    del content["before"]
+    del content["release"]["proof"]
+    docker.answer(
+        "config ls", "hello_deployed_000001\nhello_caddyfile_0123\nhello_deployed_x\nsay_hello_deployed_000002\n"
+    )
+    docker.answer("config inspect", config({**content, "new": 1}))
+
+    assert record.history("hello") == [PROVEN]
+
+    assert docker.called("docker", "config", "ls") == [
+        ["docker", "config", "ls", "--filter", "name=hello_", "--format", "{{.Name}}"]
+    ]
+    assert docker.called("docker", "config", "inspect") == [["docker", "config", "inspect", "hello_deployed_000001"]]
+
+
+def test_a_record_that_cannot_be_kept(docker: Programs) -> None:
+    """It is a failure, so that nobody thinks that it was."""
+    docker.answer("config create", err=TAKEN, status=1)
+
+    with pytest.raises(Failure, match=r"^cannot keep the record of 1\.1\.0 .* another hello_deployed_000002$"):
+        record.write_record("hello", Record(2, RELEASE, "2026-01-03T03:04:05Z", "me@here"))
+
+
+@pytest.mark.parametrize("content", [{}, {"release": {}}, {"release": "1.0.0"}, [], "x", None, {"number": 1}])
+def test_a_record_that_is_not_one(docker: Programs, content: object) -> None:
+    """A history that cannot be read is a failure, and not an empty one."""
+    docker.answer("config ls", "hello_deployed_000001\n").answer("config inspect", config(content))
+
+    with pytest.raises(Failure, match=r"^the config hello_deployed_000001 in the Swarm is not from a redeploy"):
+        record.history("hello")
+
+
+def test_what_ran_before_the_first_change_is_kept(docker: Programs) -> None:
+    """Until the end is certain; a second redeploy finds it."""
+    change = Unfinished("1.1.0", "2026-01-03T03:04:05Z", "me@here", [{"Spec": {"Name": "hello_web"}}])
+    docker.answer("config ls", "hello_unfinished\n").answer("config inspect", config(asdict(change)))
+
+    record.begin("hello", change)
+    assert record.unfinished("hello") == change
+    record.end("hello")
+
+    assert docker.calls[-1] == ["docker", "config", "rm", "hello_unfinished"]
+
+
+def test_nothing_is_unfinished(docker: Programs) -> None:
+    """That is so where no redeploy was cut off."""
+    docker.answer("config ls", "hello_deployed_000001\n")
+
+    assert record.unfinished("hello") is None

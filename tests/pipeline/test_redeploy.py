@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -61,9 +64,34 @@ def test_deploying_the_same_again_leaves_previous_where_it_was() -> None:
     """A re-run is no new version; another digest is."""
     records = [record(1, "1", OLD, None), record(2, "2", NEW, 1)]
 
-    assert redeploy.choose("2", records, lambda: release("2", NEW))[1] == 1
-    assert redeploy.choose("3", records, lambda: release("3", "sha256:" + "d" * 64))[1] == 2
+    assert redeploy.choose("2", records, lambda _: release("2", NEW))[1] == 1
+    assert redeploy.choose("3", records, lambda _: release("3", "sha256:" + "d" * 64))[1] == 2
     assert redeploy.choose("1", [], release)[1] is None
+
+
+def test_previous_after_a_redeploy_that_was_cut_off() -> None:
+    """What runs was not proven, so the version before it is the one that was proven last."""
+    records = [record(1, "1", OLD, None), record(2, "2", NEW, 1)]
+
+    assert redeploy.choose("previous", records, release, "sha256:" + "d" * 64)[0].version == "2"
+    assert redeploy.choose("previous", records, release, NEW)[0].version == "1"
+
+
+def test_previous_is_verified_and_not_refused(capsys: pytest.CaptureFixture[str], env: pytest.MonkeyPatch) -> None:
+    """Going back must not depend on a registry; what was proven then is in the record."""
+    env.setenv("GITHUB_ACTIONS", "true")
+    asked: list[str] = []
+
+    def find(version: str) -> Release:
+        asked.append(version)
+        raise Failure("it was withdrawn")
+
+    found, _ = redeploy.choose("previous", [record(1, "1", OLD, None), record(2, "2", NEW, 1)], find)
+
+    assert (found.digest, asked) == (OLD, [OLD])
+    printed = capsys.readouterr()
+    assert f"warning: {found} cannot be verified now (it was withdrawn); it was deployed 2026-01" in printed.err
+    assert printed.out.startswith("::warning::1 (revision")
 
 
 def test_a_dry_run_shows_a_diff_of_versions() -> None:
@@ -79,7 +107,10 @@ def test_a_version_is_verified_and_becomes_a_digest(hub: Hub) -> None:
     digest = hub.put("1.0.0", honest(commit, ["linux/amd64"]))
     name = ImageName(hub.host, "me", "hello")
 
-    assert redeploy.verified(name, "v1.0.0", ["linux/amd64"]) == Release("v1.0.0", str(name), digest, commit)
+    found = redeploy.verified(name, "v1.0.0", ["linux/amd64"])
+
+    assert replace(found, proof={}) == Release("v1.0.0", str(name), digest, commit)
+    assert found.proof["platforms"] == "yes: linux/amd64"
     assert redeploy.verified(name, digest, []).digest == digest
     with pytest.raises(Failure, match=rf"^{name}:1\.0\.0 has no image for linux/arm64, which is needed here"):
         redeploy.verified(name, "1.0.0", ["linux/arm64"])
@@ -105,7 +136,7 @@ def test_where_nothing_can_be_deployed(docker: Programs, out: str, says: str) ->
 def test_a_rehearsal_leaves_nothing_behind(docker: Programs, state: str) -> None:
     """It fails, and is taken away all the same; a Swarm that was there stays."""
     docker.answer("LocalNodeState", f"{state}\n").answer("config ls", "hello_deployed_000001\n")
-    docker.answer("volume ls", "hello_data\n")
+    docker.answer("volume ls", "hello_data\n").answer("secret ls", "hello_redis_url\nsay_hello_x\n")
 
     with pytest.raises(Failure, match="red"), redeploy.rehearsal("hello"):
         raise Failure("red")
@@ -125,7 +156,10 @@ def test_a_rehearsal_leaves_nothing_behind(docker: Programs, state: str) -> None
 def env(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No host, no workflow, and an image."""
     hub.put("1.0.0", honest(checked_out().sha))
-    for name in ("DEPLOY_HOST", "DEPLOY_URL", "DOCKER_HOST", "GITHUB_ACTIONS", "STACK", "DOMAIN"):
+    for name in (
+        *("DEPLOY_HOST", "DEPLOY_URL", "DOCKER_HOST", "GITHUB_ACTIONS", "STACK", "DOMAIN", "EDGE_PORT"),
+        *("REPLICAS", "REDIS_URL", "SERVICE_SECRETS"),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REGISTRY", hub.host)
     monkeypatch.setenv("DOCKERHUB_USERNAME", "me")
@@ -161,7 +195,7 @@ def test_a_rehearsed_dry_run_needs_no_swarm(docker: Programs, env: pytest.Monkey
 
     assert redeploy.main(["--dry-run", "1.0.0"]) == 0
 
-    assert docker.calls == []
+    assert {call[1] for call in docker.calls} == {"context"}
 
 
 def test_a_rehearsal_of_what_is_not_there(docker: Programs, env: pytest.MonkeyPatch) -> None:
@@ -187,3 +221,45 @@ def test_no_version() -> None:
     """A usage mistake with the next command."""
     with pytest.raises(UsageError, match=r"no version given; run python3 scripts/redeploy\.py VERSION, or --status"):
         redeploy.main([])
+
+
+@pytest.mark.usefixtures("docker", "env")
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e9", "1000000", "x", ""])
+def test_a_bad_time_out(text: str) -> None:
+    """It is named before anything is asked."""
+    with pytest.raises(UsageError, match=r"^--timeout is "):
+        redeploy.main(["--timeout", text, "1.0.0"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("DEPLOY_URL", "http://localhost:99999/"), ("DOMAIN", "a..b"), ("EDGE_PORT", "x")]
+)
+def test_a_bad_setting_is_refused_before_anything_is_touched(
+    docker: Programs, env: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Not even asked for."""
+    env.setenv(variable, value)
+
+    with pytest.raises(UsageError, match=f"^{variable} is "):
+        redeploy.main(["1.0.0"])
+    assert {call[1] for call in docker.calls} <= {"context"}
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user id need not be in /etc/passwd; then the record has the id."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.delenv("GITHUB_ACTOR", raising=False)
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert redeploy.user().startswith(f"uid {os.getuid()}@")
+    monkeypatch.setenv("GITHUB_ACTOR", "octo")
+    assert redeploy.user() == "octo"
+
+
+def test_a_domain_is_looked_up_first() -> None:
+    """A mistyped one is refused before the edge is asked to get a certificate for it."""
+    with pytest.raises(UsageError, match=r"DOMAIN is 'nobody\.invalid', which does not resolve"):
+        redeploy.look_up("nobody.invalid", needed=True)
+    redeploy.look_up("nobody.invalid", needed=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,130 +11,27 @@ from typing import Any
 import pytest
 
 from lib import rollout
-from lib.command import Failure, UsageError
-from lib.rollout import Rollout, Settings
-from lib.swarm import Service, Task
+from lib.command import Failure
+from lib.rollout import Rollout
+from lib.service import Backing, Service
+from lib.settings import Wanted, deploy_command, settings
+from lib.swarm import Service as Running
+from lib.swarm import Task
 from lib.visit import Answer
 from programs import Programs
-from swarm_answers import NEW, OLD, PROVEN, RELEASE, deployed, record, release, service, task, tasks, web
+from swarm_answers import NEW, OLD, PROVEN, RELEASE, deployed, service, task, tasks, web
 
-OWN = Settings("hello", secret="hello_redis_url")
-
-
-def test_a_first_deployment_has_the_documented_settings() -> None:
-    """Port 4000, two replicas, a Redis of its own."""
-    found = rollout.settings("hello", {}, None, {})
-
-    assert found == rollout.Settings("hello", "", 4000, 2, "hello_redis_url")
-    assert found.own_redis
+HELLO = Service("hello", ("hello",), backing=(Backing("redis", "redis:8", "redis://redis:6379/0", "REDIS_URL"),))
+OWN = settings("hello", HELLO, Wanted(), {})
 
 
-def test_what_is_running_is_kept_where_nothing_else_is_said() -> None:
-    """A redeploy from another machine drops neither the domain, nor the replicas, nor the Redis elsewhere."""
-    before = replace(record(1, "1.0.0", OLD, None), domain="hello.example.org", port=4100)
-    running = {"web": web(replicas=5, secrets=("hello_redis_url_0123456789ab",))}
-
-    found = rollout.settings("hello", {"DOMAIN": "", "REPLICAS": ""}, before, running)
-
-    assert found == rollout.Settings("hello", "hello.example.org", 4100, 5, "hello_redis_url_0123456789ab")
-    assert not found.own_redis
-
-
-def test_the_environment_is_heard_before_what_is_running() -> None:
-    """A secret's name tells that it is another one, and not what it is."""
-    env = {"DOMAIN": "a.example.org", "EDGE_PORT": "81", "REPLICAS": "3", "REDIS_URL": "rediss://:secret@elsewhere"}
-
-    found = rollout.settings("hello", env, record(1, "1.0.0", OLD, None), {"web": web(replicas=1)})
-
-    assert (found.domain, found.port, found.replicas) == ("a.example.org", 81, 3)
-    assert found.secret.startswith("hello_redis_url_")
-    assert "secret" not in found.secret
-
-
-def test_a_rehearsal_asks_for_no_certificate_and_touches_no_redis_elsewhere() -> None:
-    """DOMAIN and REDIS_URL are for the real host."""
-    env = {"DOMAIN": "a.example.org", "REDIS_URL": "redis://elsewhere"}
-
-    assert rollout.settings("hello", env, None, {}, rehearsal=True) == rollout.settings("hello", {}, None, {})
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("DOMAIN", "localhost"),
-        ("DOMAIN", "a.example.org; rm -rf /"),
-        ("DOMAIN", "{$SECRET}.example.org"),
-        ("EDGE_PORT", "0"),
-        ("EDGE_PORT", "65536"),
-        ("EDGE_PORT", "http"),
-        ("REPLICAS", "-1"),
-        ("REPLICAS", "101"),
-        ("REDIS_URL", "http://:secret@elsewhere"),
-    ],
-)
-def test_a_bad_setting_is_named(variable: str, value: str) -> None:
-    """One sentence with the variable; never a password."""
-    with pytest.raises(UsageError) as error:
-        rollout.settings("hello", {variable: value}, None, {})
-
-    assert variable in str(error.value)
-    assert "secret@" not in str(error.value)
-
-
-def test_the_stack_is_deployed_by_digest_and_moves_nothing_else() -> None:
-    """The exact command, and what fills in the stack file."""
-    how = rollout.Settings("hello", secret="hello_redis_url")
-
-    assert rollout.deploy_command(how) == [
-        "docker",
-        "stack",
-        "deploy",
-        "--detach=true",
-        "--prune",
-        "--with-registry-auth",
-        "--resolve-image",
-        "changed",
-        "--compose-file",
-        str(rollout.DEPLOY / "stack.yaml"),
-        "hello",
-    ]
-    variables = rollout.deploy_environment(how, release())
-    assert variables["IMAGE"] == f"me/hello@{OLD}"
-    assert (variables["PORT"], variables["REPLICAS"], variables["REDIS_REPLICAS"]) == ("4000", "2", "1")
-
-
-def test_a_domain_publishes_the_ports_for_https() -> None:
-    """domain.yaml comes on top of the stack, and an outside Redis leaves none inside."""
-    how = rollout.Settings("hello", domain="a.example.org", secret="hello_redis_url_0123456789ab")
-
-    assert rollout.deploy_command(how)[-3:-1] == ["--compose-file", str(rollout.DEPLOY / "domain.yaml")]
-    assert rollout.deploy_environment(how, release())["REDIS_REPLICAS"] == "0"
-
-
-@pytest.mark.parametrize(
-    ("domain", "host", "env", "expected"),
-    [
-        ("", "", {}, "http://localhost:4000/"),
-        ("", "10.0.0.1", {}, "http://10.0.0.1:4000/"),
-        ("a.example.org", "10.0.0.1", {}, "https://a.example.org/"),
-        ("a.example.org", "", {"DEPLOY_URL": "http://10.0.0.2/"}, "http://10.0.0.2/"),
-    ],
-)
-def test_the_page_is_asked_for_where_visitors_find_it(
-    domain: str, host: str, env: dict[str, str], expected: str
-) -> None:
-    """The domain, the host, or what DEPLOY_URL says."""
-    assert rollout.url(rollout.Settings("hello", domain), host, env) == expected
-
-
-def test_a_redis_elsewhere(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_elsewhere(docker: Programs) -> None:
     """Its address is a secret that no list of processes shows, and no node is chosen for a Redis of our own."""
-    monkeypatch.setenv("REDIS_URL", "rediss://:pass@elsewhere")
-    how = rollout.settings("hello", {"REDIS_URL": "rediss://:pass@elsewhere"}, None, {})
+    how = settings("hello", HELLO, Wanted(secrets={"REDIS_URL": "rediss://:pass@elsewhere"}), {})
 
     Rollout(how, "", 0).deploy(RELEASE)
 
-    assert docker.calls == [["docker", "secret", "create", how.secret, "-"], rollout.deploy_command(how)]
+    assert docker.calls == [["docker", "secret", "create", how.secrets["REDIS_URL"], "-"], deploy_command(how)]
 
 
 @pytest.mark.parametrize("has_place", [False, True])
@@ -145,7 +43,7 @@ def test_our_own_redis_stays_on_its_node(docker: Programs, has_place: bool) -> N
 
     label = [["docker", "node", "update", "--label-add", "redis=yes", "n2"]]
     assert docker.called("docker", "node", "update") == ([] if has_place else label)
-    assert docker.calls[-1] == rollout.deploy_command(OWN)
+    assert docker.calls[-1] == deploy_command(OWN)
 
 
 def test_a_secret_is_created_once(docker: Programs) -> None:
@@ -220,7 +118,7 @@ CRASHED = task("failed", wanted="shutdown", error="exit (3)")
         ),
     ],
 )
-def test_the_verdict(now: Service | None, tasks: list[Task], more: dict[str, Any], expected: tuple[str, str]) -> None:
+def test_the_verdict(now: Running | None, tasks: list[Task], more: dict[str, Any], expected: tuple[str, str]) -> None:
     """What the Swarm says means that the rollout goes on, is done, or is bad for a reason."""
     found = {"web": now} if now else {}
 
@@ -231,7 +129,7 @@ def test_the_verdict(now: Service | None, tasks: list[Task], more: dict[str, Any
 
 def test_the_verdict_waits_for_every_service() -> None:
     """A release is not done while another service of the stack is being updated, and bad if that goes badly."""
-    edge = Service("hello_edge", "caddy:2", 1, "updating", "port is taken")
+    edge = Running("hello_edge", "caddy:2", 1, "updating", "port is taken")
 
     assert rollout.verdict({"web": web(), "edge": edge}, [GOOD], RELEASE).state == "waiting"
     edge = replace(edge, update="paused")
@@ -300,12 +198,60 @@ def test_a_first_version_that_fails_is_removed(docker: Programs, capsys: pytest.
     )
 
 
+def engine(docker: Programs, services: object) -> None:
+    """Let the engine's own interface answer every question with these services."""
+    text = json.dumps(services)
+    docker.answer("dial-stdio", f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}")
+
+
 def test_going_back_that_fails_as_well(docker: Programs) -> None:
     """It is said with its reason, and where to look."""
     deployed(docker, service(NEW, "paused"))
-    docker.answer("stack deploy", err="no leader\n", status=1)
+    docker.answer("dial-stdio", err="no leader\n", status=1)
 
-    said = Rollout(OWN, "", 0).go_back(RELEASE, PROVEN)
+    with pytest.raises(Failure) as failure:
+        Rollout(OWN, "", 0, before=json.loads(service(OLD))).go_back(RELEASE, PROVEN)
 
-    assert said.startswith(f"going back to {PROVEN.release} failed as well (exit 1 from docker stack deploy")
-    assert said.endswith("no leader); see python3 scripts/redeploy.py --status")
+    assert str(failure.value) == (
+        f"going back to {PROVEN.release} failed as well (the engine does not answer GET /services?filters="
+        "%7B%22label%22%3A%20%5B%22com.docker.stack.namespace%3Dhello%22%5D%7D: no leader);"
+        " see python3 scripts/redeploy.py --status"
+    )
+
+
+def test_a_stack_that_ran_before_is_put_back_and_not_removed(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if no record says what ran: what the Swarm said before the first change is enough."""
+    monkeypatch.setattr(rollout, "visit_until", lambda address, revision, **more: visited.append(revision))
+    visited: list[str] = []
+    before = json.loads(service(OLD))
+    deployed(docker, service(OLD), tasks("Running", digest=OLD))
+    engine(docker, before)
+
+    said = Rollout(OWN, "", 60, before=before).go_back(RELEASE, None)
+
+    assert said == f"the version that ran before ({OLD[:19]}) is serving"
+    assert visited == [""]
+    assert not docker.called("docker", "stack")
+
+
+def test_a_stack_that_somebody_removed_gets_what_was_proven_last(
+    docker: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing ran before, and a record says what did earlier."""
+    monkeypatch.setattr(rollout, "visit_until", lambda address, revision, **more: None)
+    deployed(docker, service(OLD), tasks("Running", digest=OLD))
+
+    assert Rollout(OWN, "", 60).go_back(RELEASE, PROVEN) == f"{PROVEN.release} is serving"
+
+    assert docker.called("docker", "stack") == [deploy_command(OWN)]
+
+
+def test_a_service_without_a_revision_is_proven_by_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then any page with the status 200 will do."""
+    visited: list[str] = []
+    monkeypatch.setattr(rollout, "visit_until", lambda address, revision, **more: visited.append(revision))
+
+    for one in (HELLO, replace(HELLO, off={"revision": "it has none"})):
+        Rollout(replace(OWN, service=one), "", 0).prove(RELEASE)
+
+    assert visited == [RELEASE.revision, ""]

@@ -4,32 +4,52 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from lib.command import Failure, UsageError
-from lib.ssh import connection, parse_target, private, reason, ssh_options
+from conftest import need
+from lib.command import Failure, UsageError, run
+from lib.ssh import (
+    Target,
+    Tunnel,
+    check,
+    connection,
+    endpoint,
+    host_of,
+    is_far,
+    parse_target,
+    private,
+    ssh_options,
+)
 from programs import Programs
 
 
 @pytest.mark.parametrize(
-    ("text", "docker_host"),
+    ("text", "target"),
     [
-        ("hello.example.org", "ssh://deploy@hello.example.org:22"),
-        ("me@10.0.0.1:2222", "ssh://me@10.0.0.1:2222"),
-        ("hello:2222", "ssh://deploy@hello:2222"),
+        ("hello.example.org", Target("", "hello.example.org")),
+        ("me@10.0.0.1:2222", Target("me", "10.0.0.1", 2222)),
+        ("hello:2222", Target("", "hello", 2222)),
+        ("me@[fd00::2]", Target("me", "fd00::2")),
+        ("[::ffff:10.0.0.1]:22", Target("", "::ffff:10.0.0.1", 22)),
     ],
 )
-def test_a_host_is_reached_as_the_deploy_user_unless_another_is_named(text: str, docker_host: str) -> None:
-    """[user@]host[:port]"""
-    target = parse_target("DEPLOY_HOST", text)
-    assert (str(target), target.docker_host) == (text, docker_host)
+def test_a_host_has_a_name_and_perhaps_a_user_and_a_port(text: str, target: Target) -> None:
+    """[user@]host[:port]; an IPv6 address is in brackets, as in a URL."""
+    assert parse_target("DEPLOY_HOST", text) == target
+    assert str(target) == text
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-oProxyCommand=id", "a b", "a;b", "me@", "a:", "a:0", "a:70000", "a\n", "a\nb", "$(id)", "a@b@c", "a-", "a."],
+    [
+        *("", "-oProxyCommand=id", "a b", "a;b", "me@", "a:", "a:0", "a:70000", "a\n", "a\nb", "$(id)", "a@b@c"),
+        *("a-", "a.", "fd00::2", "[]", "[a]", "[fd00::2", "[fd00::2%eth0]"),
+    ],
 )
 def test_what_is_no_host_is_refused(text: str) -> None:
     """Nothing reaches ssh that it or a shell could take for something else; the sentence says what is wrong."""
@@ -44,6 +64,8 @@ def test_what_is_no_host_is_refused(text: str) -> None:
         ("host", "ssh host", "host"),
         ("me@192.0.2.1:2222", "ssh -p 2222 me@192.0.2.1", "[192.0.2.1]:2222"),
         ("me@host:22", "ssh -p 22 me@host", "host"),
+        ("me@[fd00::2]", "ssh me@fd00::2", "fd00::2"),
+        ("me@[fd00::2]:2222", "ssh -p 2222 me@fd00::2", "[fd00::2]:2222"),
     ],
 )
 def test_how_a_host_is_reached_by_hand(text: str, ssh: str, known_as: str) -> None:
@@ -71,12 +93,72 @@ def test_a_host_without_its_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("docker_host", "host"), [("", ""), ("unix:///run/docker.sock", ""), ("tcp://10.0.0.1:2376", "10.0.0.1")]
+    ("address", "host", "far"),
+    [
+        ("", "", False),
+        ("unix:///var/run/docker.sock", "", False),
+        ("npipe:////./pipe/docker_engine", "", False),
+        ("fd://", "", False),
+        ("tcp://10.0.0.1:2376", "10.0.0.1", True),
+        ("tcp://[fd00::2]:2376", "fd00::2", True),
+        ("tcp://hello.example.org", "hello.example.org", True),
+        ("tcp://127.0.0.1:2375", "127.0.0.1", False),
+        ("tcp://localhost:2375", "localhost", False),
+        ("tcp://[::1]:2375", "::1", False),
+        ("ssh://hello", "hello", True),
+        ("ssh://me@hello.example.org:2222", "hello.example.org", True),
+        ("ssh://me@[fd00::2]", "fd00::2", True),
+        ("ssh://me@[fd00::2]:2222", "fd00::2", True),
+        ("ssh://localhost", "localhost", True),
+    ],
 )
-def test_without_ssh_docker_is_left_as_it_is(docker_host: str, host: str) -> None:
-    """This machine's engine, or one that DOCKER_HOST names."""
-    with connection({"DOCKER_HOST": docker_host}) as found:
-        assert found == host
+def test_where_an_engine_is(address: str, host: str, far: bool) -> None:
+    """On this machine, or on another one, whose name the page is asked for at."""
+    assert (host_of(address), is_far(address)) == (host, far)
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, "unix:///var/run/docker.sock"),
+        ({"DOCKER_HOST": "tcp://10.0.0.1:2376"}, "tcp://10.0.0.1:2376"),
+        ({"DOCKER_CONTEXT": "there"}, "ssh://me@there.example.org"),
+    ],
+)
+def test_docker_is_asked_where_its_engine_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str
+) -> None:
+    """It knows which of DOCKER_HOST, DOCKER_CONTEXT and the current context counts."""
+    need(bool(shutil.which("docker")), "the docker command")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    run(["docker", "context", "create", "there", "--docker", "host=ssh://me@there.example.org"])
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    assert endpoint() == expected
+
+
+def test_a_context_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence has docker's reason, and the next command."""
+    need(bool(shutil.which("docker")), "the docker command")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
+
+    with pytest.raises(Failure, match=r'^docker cannot tell .*"nowhere".* not found.*; see docker context ls$'):
+        endpoint()
+
+
+@pytest.mark.parametrize("address", ["", "unix:///run/docker.sock", "tcp://10.0.0.1:2376"])
+def test_without_ssh_docker_is_left_as_it_is(docker: Programs, address: str) -> None:
+    """This machine's engine, or one that docker reaches by itself."""
+    docker.answer("context inspect", f"{address}\n")
+    before = dict(os.environ)
+
+    with connection({}) as found:
+        assert found == host_of(address)
+        assert dict(os.environ) == before
 
 
 def test_a_key_is_written_for_our_eyes_only(tmp_path: Path) -> None:
@@ -89,38 +171,96 @@ def test_a_key_is_written_for_our_eyes_only(tmp_path: Path) -> None:
     assert private(tmp_path / "none", " \n") is None
 
 
-def test_sshs_own_words_are_found_among_dockers() -> None:
-    """The last line of them."""
-    assert reason("error: exit status 255, stderr=Warning\r\nHost key verification failed.\r\n") == (
-        "Host key verification failed."
-    )
-    assert reason("") == "no reason given"
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("whole", ""),
+        ("windows", ""),
+        ("locked", "has a passphrase, and nobody is there to type it"),
+        ("cut", "is not a private key, or not the whole of it"),
+        ("headless", "is not a private key, or not the whole of it"),
+        ("words", "is not a private key, or not the whole of it"),
+        ("public", "is the public half of a key"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_the_key_is_looked_at_first(
+    docker: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, key: str, says: str
+) -> None:
+    """What is wrong with it is said before any host is asked whether it accepts it; the key itself is not said."""
+    monkeypatch.setenv("PATH", f"{docker.add('ssh').bin}:{os.environ['PATH']}")
+    docker.answer("^ssh -G", "hostname h\n").answer("^docker version", "28.0.0\n")
+    phrase = "a passphrase" if key == "locked" else ""
+    run(["ssh-keygen", "-q", "-t", kind, "-N", phrase, "-f", str(tmp_path / "key")])
+    text = (tmp_path / "key").read_text("utf-8")
+    made = {
+        "cut": text[: len(text) // 2],
+        "headless": "\n".join(text.splitlines()[1:]),
+        "words": "my secret key",
+        "windows": text.replace("\n", "\r\n"),
+        "public": (tmp_path / "key.pub").read_text("utf-8"),
+    }
+    env = {"DEPLOY_HOST": "h", "DEPLOY_KNOWN_HOSTS": "h ssh-ed25519 A", "DEPLOY_SSH_KEY": made.get(key, text)}
+
+    if says:
+        with pytest.raises(UsageError, match=f"^DEPLOY_SSH_KEY {says}") as error, connection(env):
+            pass
+        assert text.splitlines()[1] not in str(error.value)
+        assert not docker.called("docker")
+    else:
+        with connection(env) as host:
+            assert host == "h"
+
+
+def test_docker_runs_no_ssh_of_its_own(docker: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given a socket, and each of its connections is an ssh with our options: no script has to be executable."""
+    monkeypatch.setenv("DOCKER_CONTEXT", "there")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    docker.add("ssh").answer("context inspect", "ssh://me@[fd00::2]:2222\n").answer("docker version", "28.0.0\n")
+    docker.answer("^ssh .* -G", "hostname fd00::2\nport 2222\n").answer("dial-stdio", "the engine's answer")
+
+    with connection({}) as host:
+        assert host == "fd00::2"
+        assert "DOCKER_CONTEXT" not in os.environ
+        path = os.environ["DOCKER_HOST"].removeprefix("unix://")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            assert client.makefile().read() == "the engine's answer"
+        made = [file for file in Path(path).parent.rglob("*") if file.is_file()]
+        assert not [file for file in made if file.stat().st_mode & 0o111]
+
+    (command,) = [call for call in docker.called("ssh") if call[-1] == "docker system dial-stdio"]
+    assert "StrictHostKeyChecking=yes" in command
+    assert command[-4:-1] == ["-p", "2222", "me@fd00::2"]
+    assert os.environ["DOCKER_CONTEXT"] == "there"
+    assert not Path(path).parent.exists()
 
 
 @pytest.mark.parametrize(
     ("said", "says"),
     [
         ("@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@", "host key is not the known one: nothing was sent"),
+        ("Warning\r\nHost key verification failed.\r\n", r"nothing was sent \(Host key verification failed\.\)"),
         ("deploy@h: Permission denied (publickey).", "does not accept our key; add the public key to its"),
-        ('Load key "/k": error in libcrypto', "DEPLOY_SSH_KEY is not a private key"),
         ("ssh: connect to host h port 22: No route to host", "it cannot be reached"),
         ("sh: docker: not found", r"no Docker Engine answers \(sh: docker: not found\)"),
+        ("", r"no Docker Engine answers \(error during connect: EOF\)"),
     ],
 )
-def test_why_a_host_does_not_answer(docker: Programs, monkeypatch: pytest.MonkeyPatch, said: str, says: str) -> None:
-    """In words, with ssh's own; afterwards docker finds its way as before."""
-    monkeypatch.setenv("DOCKER_HOST", "ssh://deploy@h")
-    before = dict(os.environ)
-    docker.answer("", err=f"error during connect: exit status 255, stderr={said}\r\n", status=1)
+def test_why_a_host_does_not_answer(docker: Programs, tmp_path: Path, said: str, says: str) -> None:
+    """In words, with ssh's own."""
+    docker.answer("docker version", err="error during connect: EOF\n", status=1)
+    tunnel = Tunnel(tmp_path / "docker.sock", [])
+    tunnel.errors.write_text(said, "utf-8")
 
-    with pytest.raises(Failure, match=rf"^ssh://deploy@h: .*{says}"), connection({"DOCKER_HOST": "ssh://deploy@h"}):
-        pass
-    assert dict(os.environ) == before
+    with pytest.raises(Failure, match=rf"^ssh://deploy@h: .*{says}"):
+        check("ssh://deploy@h", tunnel)
 
 
 def test_no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, with what to install."""
-    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with (
         pytest.raises(Failure, match="there is no ssh command; install openssh-client"),
         connection({"DEPLOY_HOST": "h", "DEPLOY_KNOWN_HOSTS": "h ssh-ed25519 A"}),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from lib import swarm
-from lib.swarm import Service, Task
+from lib.command import Failure
+from lib.names import PIPELINE
+from lib.swarm import Service, Task, valid_stack
+from programs import Programs
 from swarm_answers import NEW, OLD, task, web
 
 
@@ -18,16 +22,22 @@ def test_a_service_is_read_from_what_docker_says() -> None:
             "Name": "hello_web",
             "Mode": {"Replicated": {"Replicas": 2}},
             "TaskTemplate": {
-                "ContainerSpec": {"Image": f"me/hello@{OLD}", "Env": ["A=b=c"], "Secrets": [{"SecretName": "s"}]}
+                "ContainerSpec": {
+                    "Image": f"me/hello@{OLD}",
+                    "Env": ["A=b=c"],
+                    "Secrets": [{"SecretName": "s", "File": {"Name": "redis_url"}}],
+                }
             },
-            "EndpointSpec": {"Ports": [{"PublishedPort": 4000}, {}]},
+            "EndpointSpec": {"Ports": [{"TargetPort": 80, "PublishedPort": 4000}, {}]},
         },
         "UpdateStatus": {"State": "paused", "Message": "why"},
     }
 
     found = swarm.parse_services(json.dumps([facts]))["hello_web"]
 
-    assert found == Service("hello_web", f"me/hello@{OLD}", 2, "paused", "why", {"A": "b=c"}, ("s",), (4000,))
+    assert found == Service(
+        "hello_web", f"me/hello@{OLD}", 2, "paused", "why", {"A": "b=c"}, {"redis_url": "s"}, {80: 4000}
+    )
     assert found.digest == OLD
 
 
@@ -119,8 +129,84 @@ def test_the_platforms_are_those_of_the_nodes_that_take_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stack"), [("hello", "hello"), ("My.Hello_World", "my-hello-world"), ("é", "friendlyhello")]
+    ("name", "more", "stack"),
+    [
+        ("hello", "", "hello"),
+        ("My.Hello_World", "", "my-hello-world"),
+        ("é", "", PIPELINE),
+        ("hello", "-rehearsal", "hello-rehearsal"),
+        ("h" * 41, "", "h" * 41),
+        ("h" * 31, "-rehearsal", "h" * 31 + "-rehearsal"),
+        ("h" * 42, "", "h" * 32 + "-" + "49a2c6ae"),
+    ],
 )
-def test_a_stack_is_named_after_the_repository(name: str, stack: str) -> None:
-    """With nothing in it that a Swarm's name cannot have."""
-    assert swarm.valid_stack(name) == stack
+def test_a_stack_is_named_after_the_repository(name: str, more: str, stack: str) -> None:
+    """With nothing in it that a Swarm's name cannot have; a long one ends in a hash of the whole."""
+    assert valid_stack(name, more)[:33] == stack[:33]
+    assert len(name + more) > 41 or valid_stack(name, more) == stack
+
+
+def test_long_names_stay_different() -> None:
+    """Shortening makes no two names one, nor a rehearsal the real thing."""
+    names = ["h" * 100, "h" * 99, "h" * 99 + "g", "h" * 32 + "-" * 20 + "h"]
+    stacks = [valid_stack(name, more) for name in names for more in ("", "-rehearsal")]
+
+    assert len(set(stacks)) == len(stacks)
+    assert all(len(stack) <= 41 and re.fullmatch("[a-z0-9-]+[a-z0-9]", stack) for stack in stacks)
+
+
+# The engine's own interface.
+
+
+def http(content: object, status: str = "200 OK") -> str:
+    """What an engine answers."""
+    text = json.dumps(content)
+    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n{text}"
+
+
+def test_a_stack_is_put_back(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changed is updated, what is gone is created, what is new goes, and what is as it was stays untouched."""
+    asked: list[tuple[str, str, object]] = []
+
+    def spec(name: str, image: str) -> dict[str, object]:
+        return {"Spec": {"Name": f"hello_{name}", "Image": image}, "ID": f"id-{name}", "Version": {"Index": 7}}
+
+    before = [spec("edge", "caddy:2"), spec("redis", "redis:8"), spec("web", "old")]
+    now = [spec("edge", "caddy:2"), spec("web", "new"), spec("worker", "new")]
+
+    def ask(method: str, path: str, content: object = None) -> object:
+        asked.append((method, path.partition("?filters")[0], content))
+        return now if method == "GET" else None
+
+    monkeypatch.setattr(swarm, "ask_engine", ask)
+
+    swarm.put_back("hello", before)
+
+    assert asked == [
+        ("GET", "/services", None),
+        ("POST", "/services/create", before[1]["Spec"]),
+        ("POST", "/services/id-web/update?version=7", before[2]["Spec"]),
+        ("DELETE", "/services/id-worker", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "says"),
+    [
+        (
+            http({"message": "update out of sequence"}, "409 Conflict"),
+            "",
+            "answers POST /x with 409: update out of seq",
+        ),
+        ("", "no leader\n", "the engine does not answer POST /x: no leader"),
+        ("nonsense\n", "", "the engine does not answer POST /x: nonsense"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "", "the engine does not answer POST /x: IncompleteRead"),
+        (http("x")[:-1] + "!", "", "the engine does not answer POST /x: "),
+    ],
+)
+def test_an_engine_that_does_not_do_what_it_is_asked(docker: Programs, out: str, err: str, says: str) -> None:
+    """It is a failure with its reason."""
+    docker.answer("dial-stdio", out, err)
+
+    with pytest.raises(Failure, match=re.escape(says)):
+        swarm.ask_engine("POST", "/x", {"a": 1})
