@@ -11,8 +11,9 @@ import yaml
 from friendlyhello import gunicorn_conf
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPOSE, STACK = (
-    yaml.safe_load((ROOT / name).read_text("utf-8"))["services"] for name in ("compose.yaml", "deploy/stack.yaml")
+COMPOSE, STACK, REDIS, PORT = (
+    yaml.safe_load((ROOT / name).read_text("utf-8"))["services"]
+    for name in ("compose.yaml", "deploy/stack.yaml", "deploy/redis.yaml", "deploy/port.yaml")
 )
 POD: dict[str, Any] = next(
     manifest["spec"]
@@ -26,11 +27,11 @@ TIMES = ("interval", "timeout", "retries", "start_period", "start_interval")
 def test_redis_is_the_same_with_compose_and_on_a_swarm() -> None:
     """Its version, its user, how its health is asked for, and how long it may take to stop."""
     for name in ("image", "user", "stop_grace_period"):
-        assert COMPOSE["redis"][name] == STACK["redis"][name], name
-    ours, theirs = (services["redis"]["healthcheck"] for services in (COMPOSE, STACK))
+        assert COMPOSE["redis"][name] == REDIS["redis"][name], name
+    ours, theirs = (services["redis"]["healthcheck"] for services in (COMPOSE, REDIS))
     assert [ours.get(name) for name in TIMES] == [theirs.get(name) for name in TIMES]
     for word in ("appendonly yes", "appendfsync always"):
-        assert word in STACK["redis"]["command"][-1]
+        assert word in REDIS["redis"]["command"][-1]
         assert word in " ".join(COMPOSE["redis"]["command"]).replace("--", "")
 
 
@@ -46,7 +47,7 @@ def test_the_service_may_finish_what_it_has_begun() -> None:
 def test_the_page_is_on_one_port_everywhere() -> None:
     """4000 for visitors, 80 in the container."""
     assert COMPOSE["web"]["ports"] == ["${BIND:-127.0.0.1}:${PORT:-4000}:80"]
-    assert STACK["edge"]["ports"][0] == {"target": 4000, "published": "${PORT:-4000}", "mode": "host"}
+    assert PORT["edge"]["ports"] == [{"target": 4000, "published": "${PUBLISH:-4000}", "mode": "host"}]
     assert {address.rpartition(":")[2] for address in gunicorn_conf.bind} == {"80"}
     assert "EXPOSE 80\n" in (ROOT / "Dockerfile").read_text("utf-8")
     assert set(re.findall(r"-p (\d+:\d+)", README)) == {"4000:80"}
@@ -57,7 +58,7 @@ def test_the_service_has_the_same_room_everywhere() -> None:
     assert STACK["web"]["deploy"]["replicas"] == f"${{REPLICAS:-{POD['replicas']}}}"
     assert f"more than {POD['replicas']} replicas" in README
     room, pod = STACK["web"]["deploy"]["resources"]["limits"], POD["template"]["spec"]["containers"][0]["resources"]
-    for name in ("web", "redis"):
-        assert COMPOSE[name]["deploy"]["resources"] == STACK[name]["deploy"]["resources"]
+    for name, services in (("web", STACK), ("redis", REDIS)):
+        assert COMPOSE[name]["deploy"]["resources"] == services[name]["deploy"]["resources"]
         assert COMPOSE[name]["logging"] == {"driver": "local"}
     assert (room["cpus"], room["memory"] + "i") == (pod["limits"]["cpu"], pod["limits"]["memory"])
