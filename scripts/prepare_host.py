@@ -19,16 +19,18 @@ import re
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import engine
 from lib import containers
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
-from lib.ssh import DEPLOY_USER, Target, parse_target
+from lib.names import FORMER, PIPELINE
+from lib.ssh import DEPLOY_USER, Target, parse_target, public_half, ssh_settings
 
-KEY = Path.home() / ".ssh" / "friendlyhello_deploy"
+KEYS = [Path.home() / ".ssh" / f"{name}_deploy" for name in (PIPELINE, FORMER)]
+"""The keys to deploy with: the one that is made, and the one that an earlier version made."""
 OLDEST_ENGINE = 25  # the first that knows a health check's start_interval, which deploy/stack.yaml uses
 
 # A key that can open no shell and forward nothing: DOCKER_HOST=ssh://… runs exactly this command on the host.
@@ -39,7 +41,7 @@ def here_command(folder: str, public_key: str, token: str, manager: str, *, dry_
     """Return the command that prepares the machine that it runs on; `folder` has these scripts there."""
     join = ["--join", manager] if manager else []
     return [
-        # -B: what root compiled, somebody who needs sudo could not remove.
+        # -B: otherwise root's .pyc files stay behind, and the login user cannot delete them.
         *("python3", "-B", f"{folder}/prepare_host.py", "--here", "--authorize", public_key, *join),
         *(["--token-file", f"{folder}/token"] if token else []),
         *(["--dry-run"] if dry_run else []),
@@ -96,47 +98,75 @@ def prepare(target: Target, public_key: str, *, token: str = "", manager: str = 
     on(target, f"trap 'rm -rf {folder}' EXIT; tar -x -C {folder} && {command}", scripts_archive(token))
 
 
-def known_hosts(target: Target) -> str:
-    """Return the lines of known_hosts that this machine trusts the target by."""
-    done = run(["ssh-keygen", "-F", target.known_as], check=False)
-    lines = [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
+def reached(target: Target, settings: Mapping[str, str]) -> Target:
+    """Return a machine as everybody can reach it, whatever ssh's configuration here (ssh_settings) calls it."""
+    port = int(settings.get("port", "22"))
+    return Target(target.user, settings.get("hostname", target.host), target.port or (port if port != 22 else 0))
+
+
+def known_hosts(real: Target, settings: Mapping[str, str], by_hand: Sequence[str]) -> str:
+    """Return the lines of known_hosts that this machine trusts a machine by, under the name that it is `reached` as.
+
+    `settings` are ssh's own for it, and `by_hand` is the command that logs in there.
+    """
+    name = settings.get("hostkeyalias") or real.known_as
+    files = " ".join(settings.get(f"{whose}knownhostsfile", "") for whose in ("user", "global")).split()
+    lines: list[str] = []
+    for file in map(Path, files):
+        if file.expanduser().exists():
+            done = run(["ssh-keygen", "-F", name, "-f", str(file.expanduser())], check=False)
+            lines += [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
     if not lines:
         raise Failure(
-            f"the host key of {target.known_as} is not known here; run {shown(target.ssh)} once, and compare the"
-            " fingerprint with the one that the machine's console shows"
+            f"the host key of {name} is not known here; run {shown(by_hand)} once, and compare the fingerprint with the"
+            " one that the machine's console shows"
         )
     # The names may be hashed, and a marker such as @cert-authority may stand before them.
-    return "\n".join(re.sub(r"^(@\S+ )?\S+", rf"\1{target.known_as}", line) for line in lines)
+    return "\n".join(re.sub(r"^(@\S+ )?\S+", lambda found: (found[1] or "") + real.known_as, line) for line in lines)
 
 
 def make_key(path: Path) -> str:
-    """Return the public half of the key to deploy with; make the pair where there is none."""
+    """Return the public half of the key to deploy with; make the pair if there is none."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "friendlyhello deploy", "-f", str(path)])
-    return path.with_suffix(".pub").read_text("utf-8").strip()
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{PIPELINE} deploy", "-f", str(path)])
+    return public_half(str(path), path)
 
 
-def what_to_set(target: Target, hosts: str, key: Path) -> str:
-    """Return the commands that set the variables and the secret on GitHub, and what else is to know."""
-    deploy, root = replace(target, user=DEPLOY_USER), replace(target, user=target.user or "root")
+def what_to_set(target: Target, real: Target, hosts: str, key: Path) -> str:
+    """Return the commands that set the variables and the secret on GitHub, and what else there is to know.
+
+    `real` is the target as everybody can reach it.
+    """
+    deploy, root = replace(real, user=DEPLOY_USER), replace(target, user=target.user or "root")
     return f"""Set on GitHub (or by hand, under Settings > Secrets and variables > Actions):
 
   gh variable set DEPLOY_HOST --body {deploy}
   gh variable set DEPLOY_KNOWN_HOSTS --body {shlex.quote(hosts)}
   gh secret set DEPLOY_SSH_KEY < {shlex.quote(str(key))}
 
-Let the world reach port 4000, or 80 and 443 where DOMAIN is set, and port {target.port or 22} only whom you know.
+Let the world reach port 4000, or 80 and 443 if DOMAIN is set; port {real.port or 22} only from addresses you trust.
 Let the hosts of a cluster, and nobody else, reach each other at 2377/tcp, 7946/tcp, 7946/udp and 4789/udp.
 
 Another host joins with: python3 scripts/prepare_host.py root@OTHER --join {root}"""
 
 
+NO_PASSWORD = "*"  # noqa: S105
+"""No password fits, and the account is not locked: sshd with `UsePAM no` lets nobody into a locked one."""
+
+
 # From here on: what runs on the host itself, as root.
 
 
+def check_public_key(text: str) -> str:
+    """Return a public key that can stand on a line of authorized_keys, or raise UsageError."""
+    if not re.fullmatch(r"(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+( [^\n\"]*)?", text):
+        raise UsageError(f"--authorize is {text!r}, expected an SSH public key")
+    return text
+
+
 def authorized(existing: str, public_key: str) -> str:
-    """Return the text of an authorized_keys file in which the key stands once, restricted."""
+    """Return the text of an authorized_keys file that has the key once, restricted."""
     line = f"{RESTRICTIONS} {public_key}"
     kept = [old for old in existing.splitlines() if old.strip() and public_key.split()[1] not in old]
     return "\n".join([*kept, line]) + "\n"
@@ -189,13 +219,25 @@ def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) ->
         add_deploy_user(public_key, dry_run)
 
 
+def is_locked(user: str) -> bool:
+    """Whether an account is locked: shadow(5), a password that begins with `!`; False if only root can tell."""
+    try:
+        lines = Path("/etc/shadow").read_text("utf-8").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(f"{user}:!") for line in lines)
+
+
 def add_deploy_user(public_key: str, dry_run: bool) -> None:
     """Add the user whose key talks to the engine and does nothing else."""
     try:
         home = Path(pwd.getpwnam(DEPLOY_USER).pw_dir)
     except KeyError:
         home = Path("/home") / DEPLOY_USER
-        act(["useradd", "--create-home", "--shell", "/bin/sh", DEPLOY_USER], dry_run)
+        act(["useradd", "--create-home", "--shell", "/bin/sh", "--password", NO_PASSWORD, DEPLOY_USER], dry_run)
+    else:
+        if is_locked(DEPLOY_USER):
+            act(["usermod", "--password", NO_PASSWORD, DEPLOY_USER], dry_run)
     act(["usermod", "--append", "--groups", "docker", DEPLOY_USER], dry_run)
     keys = home / ".ssh" / "authorized_keys"
     text = authorized(keys.read_text("utf-8") if keys.exists() else "", public_key)
@@ -222,7 +264,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("target", nargs="?", metavar="[USER@]HOST[:PORT]", help="the machine to prepare")
     arguments.add_argument("--join", metavar="MANAGER", default="", help="make it a worker of this one's Swarm")
-    arguments.add_argument("--key", type=Path, default=KEY, help="the key to deploy with (default: %(default)s)")
+    arguments.add_argument("--key", type=Path, help=f"the key to deploy with (default: {KEYS[0]})")
     arguments.add_argument("--dry-run", action="store_true", help="say what would be done there, and do nothing")
     arguments.add_argument("--here", action="store_true", help="prepare this very machine (used over SSH)")
     arguments.add_argument("--authorize", default="", metavar="PUBLIC_KEY", help="with --here: who may deploy")
@@ -230,22 +272,23 @@ def main(argv: Sequence[str]) -> int:
     options = arguments.parse_args(argv)
     if options.here:
         token = options.token_file.read_text("utf-8").strip() if options.token_file else ""
-        if not re.fullmatch(r"ssh-[a-z0-9-]+ [A-Za-z0-9+/=]+( [^\n\"]*)?", options.authorize):
-            raise UsageError(f"--authorize is {options.authorize!r}, expected an SSH public key")
-        prepare_here(options.authorize, token, options.join, dry_run=options.dry_run)
+        prepare_here(check_public_key(options.authorize), token, options.join, dry_run=options.dry_run)
         return 0
     if not options.target:
         raise UsageError("which machine? python3 scripts/prepare_host.py root@host.example.com")
     target = parse_target("the machine", options.target)
-    hosts = known_hosts(target)
-    public_key = make_key(options.key)
+    found = ssh_settings(target)
+    real = reached(target, found)
+    hosts = known_hosts(real, found, target.ssh)
+    key = options.key or next((key for key in KEYS if key.exists()), KEYS[0])
+    public_key = make_key(key)
     if options.join:
         address, token = join_facts(parse_target("--join", options.join))
         prepare(target, public_key, token=token, manager=address, dry_run=options.dry_run)
         say(f"{target.host} {'would be' if options.dry_run else 'is'} a worker of {options.join}'s Swarm")
         return 0
     prepare(target, public_key, dry_run=options.dry_run)
-    print(what_to_set(target, hosts, options.key))
+    print(what_to_set(target, real, hosts, key))
     return 0
 
 

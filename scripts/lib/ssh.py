@@ -212,7 +212,9 @@ def public_half(what: str, key: Path) -> str:
     """Return the public half of a private key, or raise UsageError: nobody is there to type a passphrase."""
     done = run(["ssh-keygen", "-y", "-P", "", "-f", str(key)], check=False)
     if done.returncode == 0:
-        return done.stdout.strip()
+        return done.stdout.strip().replace('"', "")  # the comment, if there is one, is anybody's
+    if "UNPROTECTED" in done.stderr:
+        raise UsageError(f"{what} can be read by others, so ssh does not take it; run chmod 600 {key}")
     if "passphrase" in done.stderr:
         raise UsageError(f"{what} has a passphrase, and nobody is there to type it; use a key without one")
     if re.match(r"(ssh|ecdsa|sk)-\S+ AAAA", key.read_text("utf-8", "replace")):

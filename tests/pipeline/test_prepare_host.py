@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +17,18 @@ import pytest
 import prepare_host
 from conftest import need_root
 from lib.command import Failure, UsageError, run
-from lib.ssh import Target
+from lib.ssh import Target, parse_target, ssh_settings
 from ports import free_port
 from prepare_host import (
     authorized,
+    check_public_key,
     engine_version,
     here_command,
     join_facts,
     known_hosts,
     make_key,
     prepare,
+    reached,
     scripts_archive,
     ssh_command,
     swarm_command,
@@ -36,7 +38,7 @@ from programs import Programs
 from ssh_server import ssh_server
 
 ROOT = Path(__file__).resolve().parents[2]
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDeploy friendlyhello deploy"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDeploy onedigest deploy"
 RESTRICTED = f'restrict,command="docker system dial-stdio" {KEY}\n'
 TOKEN = "SWMTKN-1-secret"
 
@@ -89,11 +91,12 @@ def test_engine_version(text: str, major: int) -> None:
 
 def test_what_to_set_never_prints_the_key() -> None:
     """The variables are printed, the secret's file is only named; a port is in every line that needs it."""
-    text = what_to_set(Target("", "host", 2222), "[host]:2222 ssh-ed25519 AAAA", Path("/k/deploy"))
+    target = Target("", "host", 2222)
+    text = what_to_set(target, target, "[host]:2222 ssh-ed25519 AAAA", Path("/k/deploy"))
     assert "gh variable set DEPLOY_HOST --body deploy@host:2222\n" in text
     assert "gh variable set DEPLOY_KNOWN_HOSTS --body '[host]:2222 ssh-ed25519 AAAA'\n" in text
     assert "gh secret set DEPLOY_SSH_KEY < /k/deploy\n" in text
-    assert "and port 2222 only whom you know" in text
+    assert "; port 2222 only from addresses you trust" in text
     assert text.endswith("python3 scripts/prepare_host.py root@OTHER --join root@host:2222")
 
 
@@ -105,19 +108,85 @@ def test_the_key_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "ssh/deploy").stat().st_mode & 0o077 == 0
 
 
-def test_known_hosts(programs: Programs) -> None:
-    """Each key under the host's plain name: the file may have it hashed, under more names, or marked."""
-    found = "# Host h found: line 1\n|1|x=|y= ssh-ed25519 A\n# Host h found: line 2\n@cert-authority h,i ssh-rsa B c\n"
-    programs.add("ssh-keygen").answer("", found)
-    assert known_hosts(Target("me", "h", 2222)) == "[h]:2222 ssh-ed25519 A\n@cert-authority [h]:2222 ssh-rsa B c"
-    assert programs.calls == [["ssh-keygen", "-F", "[h]:2222"]]
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+@pytest.mark.parametrize("name", ["deploy", "deploy.key", "deploy.2026.pem", "a b"])
+def test_a_key_that_is_there(tmp_path: Path, kind: str, name: str) -> None:
+    """Of any kind and name; its public half is the one that belongs to it, whether there is a file with it or not."""
+    key = tmp_path / name
+    run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", 'a "comment"', "-f", str(key)])
+    expected = Path(f"{key}.pub").read_text("utf-8").split()[:2]
+    assert make_key(key).split()[:2] == expected
+    Path(f"{key}.pub").write_text("ssh-ed25519 AAAA another\n", "utf-8")
+    assert make_key(key).split()[:2] == expected
+    Path(f"{key}.pub").unlink()
+    public = make_key(key)
+    assert public.split()[:2] == expected
+    assert check_public_key(public) == public
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda key: key.chmod(0o644), "can be read by others, so ssh does not take it; run chmod 600"),
+        (lambda key: key.write_text(key.read_text("utf-8")[:99], "utf-8"), "is not a private key, or not the whole of"),
+        (lambda key: key.write_text(Path(f"{key}.pub").read_text("utf-8"), "utf-8"), "is the public half of a key"),
+        (lambda key: run(["ssh-keygen", "-q", "-p", "-N", "a phrase", "-f", str(key)]), "has a passphrase"),
+    ],
+)
+def test_a_key_that_cannot_deploy(tmp_path: Path, change: Callable[[Path], object], says: str) -> None:
+    """The sentence has its path and what is wrong with it."""
+    make_key(tmp_path / "key")
+    change(tmp_path / "key")
+    with pytest.raises(UsageError, match=f"^{tmp_path}/key {says}"):
+        make_key(tmp_path / "key")
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHost"
+
+
+@pytest.mark.parametrize(
+    ("called", "config", "known", "real"),
+    [
+        ("h.example.org", "", "h.example.org", "h.example.org"),
+        ("me@h:2222", "", "[h]:2222", "me@h:2222"),
+        ("192.0.2.1", "", "192.0.2.1", "192.0.2.1"),
+        ("me@192.0.2.1:2222", "", "[192.0.2.1]:2222", "me@192.0.2.1:2222"),
+        ("[fd00::2]", "", "fd00::2", "[fd00::2]"),
+        ("alias", "Host alias\n HostName 192.0.2.1\n", "192.0.2.1", "192.0.2.1"),
+        (
+            "me@alias",
+            "Host alias\n HostName h.example.org\n Port 2222\n",
+            "[h.example.org]:2222",
+            "me@h.example.org:2222",
+        ),
+        ("alias", "Host alias\n HostName h\n HostKeyAlias other\n", "other", "h"),
+        ("alias:22", "Host alias\n HostName h\n Port 2222\n", "h", "h:22"),
+    ],
+)
+def test_known_hosts(tmp_path: Path, called: str, config: str, known: str, real: str) -> None:
+    """The key under the name by which everybody reaches the host, however ssh's configuration here calls it."""
+    hosts = tmp_path / "known_hosts"
+    hosts.write_text(f"{known},more {HOST_KEY} c\n@cert-authority {known} {HOST_KEY}\nelsewhere {HOST_KEY}\n", "utf-8")
+    run(["ssh-keygen", "-H", "-f", str(hosts)])
+    (tmp_path / "config").write_text(f"UserKnownHostsFile {tmp_path}/none {hosts}\n{config}", "utf-8")
+    target = parse_target("", called)
+    program, *rest = target.ssh
+    said = run([program, "-F", str(tmp_path / "config"), "-G", *rest]).stdout
+    settings = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+
+    there = reached(target, settings)
+
+    assert str(there) == real
+    lines = known_hosts(there, settings, target.ssh).splitlines()
+    assert lines == [f"{there.known_as} {HOST_KEY} c", f"@cert-authority {there.known_as} {HOST_KEY}"]
 
 
 def test_an_unknown_host_is_not_trusted() -> None:
     """The sentence says how to get to know it."""
+    target = Target("me", "nobody.invalid", 2222)
     sentence = r"host key of \[nobody\.invalid\]:2222 is not known here; run ssh -p 2222 me@nobody\.invalid once"
     with pytest.raises(Failure, match=sentence):
-        known_hosts(Target("me", "nobody.invalid", 2222))
+        known_hosts(target, ssh_settings(target), target.ssh)
 
 
 def test_somebody_who_may_use_sudo(programs: Programs) -> None:
@@ -158,8 +227,6 @@ def test_no_ssh(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     ("argv", "says"),
     [
         ([], "which machine"),
-        (["--here", "--authorize", 'ssh-ed25519 AAAA "quoted"'], "expected an SSH public key"),
-        (["--here", "--authorize", ""], "expected an SSH public key"),
         (["a b"], "the machine is 'a b', which is not"),
     ],
 )
@@ -167,6 +234,15 @@ def test_usage(argv: list[str], says: str) -> None:
     """A mistake is a sentence."""
     with pytest.raises(UsageError, match=says):
         prepare_host.main(argv)
+
+
+@pytest.mark.parametrize(
+    "text", ["", 'ssh-ed25519 AAAA "quoted"', "ssh-ed25519 AAAA\nssh-ed25519 BBBB", "ssh-ed25519", "x"]
+)
+def test_what_is_not_a_public_key(text: str) -> None:
+    """It does not reach authorized_keys."""
+    with pytest.raises(UsageError, match="expected an SSH public key"):
+        check_public_key(text)
 
 
 def test_only_root_prepares_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +357,7 @@ def test_a_dry_run_on_the_machine(machine: Machine, engine: bool) -> None:
     assert done.returncode == 0, done.stderr
     assert ("would install the Docker Engine" in done.stderr) == (not engine)
     assert "would make this machine a Swarm" in done.stderr
-    assert "would run: useradd --create-home --shell /bin/sh deploy\n" in done.stderr
+    assert "would run: useradd --create-home --shell /bin/sh --password '*' deploy\n" in done.stderr
     assert "would write /home/deploy/.ssh/authorized_keys" in done.stderr
     assert (machine.did, machine.keys) == ([], "")
     assert not (machine.home / "deploy").exists()
@@ -314,7 +390,7 @@ def address(machine: Machine, tmp_path: Path) -> Iterator[str]:
     port, ssh = free_port(), machine.home / "root/.ssh"
     (ssh / "authorized_keys").write_text(make_key(ssh / "id_ed25519") + "\n", "utf-8")
     variables = " ".join(f"{name}={value}" for name, value in machine.env.items() if name != "HOME")
-    options = f"UsePAM yes\nSetEnv {variables}"
+    options = f"UsePAM no\nSetEnv {variables}"
     with ssh_server(tmp_path, "127.0.0.1", port, options, lambda command: machine.inside(*command)) as key:
         (ssh / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(key.split()[:2])}\n", "utf-8")
         yield f"127.0.0.1:{port}"
@@ -328,16 +404,42 @@ def test_over_ssh(machine: Machine, address: str) -> None:
     assert f"gh variable set DEPLOY_HOST --body deploy@{address}\n" in done.stdout
     known = (machine.home / "root/.ssh/known_hosts").read_text("utf-8").strip()
     assert f"gh variable set DEPLOY_KNOWN_HOSTS --body '{known}'\n" in done.stdout
-    assert "gh secret set DEPLOY_SSH_KEY < /home/root/.ssh/friendlyhello_deploy\n" in done.stdout
+    assert "gh secret set DEPLOY_SSH_KEY < /home/root/.ssh/onedigest_deploy\n" in done.stdout
     assert machine.did == ["docker swarm init"]
     assert list((machine.home / "tmp").iterdir()) == []
 
     port = address.partition(":")[2]
-    key = "/home/root/.ssh/friendlyhello_deploy"
+    key = "/home/root/.ssh/onedigest_deploy"
     login = ["ssh", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", key, "-p", port, "deploy@127.0.0.1"]
     machine.programs.answer("dial-stdio", "the engine\n")
     assert run(machine.inside(*login, "id"), env=machine.env).stdout == "the engine\n"
     assert machine.did[-1] == "docker system dial-stdio"
+
+
+def test_the_key_of_an_earlier_version(machine: Machine, address: str) -> None:
+    """It deploys already, so it is used on."""
+    machine.has_engine()
+    former = make_key(machine.home / "root/.ssh/friendlyhello_deploy")
+    done = machine.prepare(address)
+    assert done.returncode == 0, done.stderr
+    assert "gh secret set DEPLOY_SSH_KEY < /home/root/.ssh/friendlyhello_deploy\n" in done.stdout
+    assert former.split()[1] in machine.keys
+    assert not (machine.home / "root/.ssh/onedigest_deploy").exists()
+
+
+def test_a_locked_account_is_opened(machine: Machine, address: str) -> None:
+    """An earlier version made it so, and a server without PAM lets nobody into a locked one."""
+    machine.has_engine()
+    run(machine.inside("useradd", "--create-home", "--shell", "/bin/sh", "deploy"))
+    assert re.search("(?m)^deploy:!", (machine.folder / "etc/shadow").read_text("utf-8"))
+    done = machine.prepare(address)
+    assert done.returncode == 0, done.stderr
+    port = address.partition(":")[2]
+    login = ["ssh", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/home/root/.ssh/onedigest_deploy"]
+    machine.programs.answer("dial-stdio", "the engine\n")
+    done = run(machine.inside(*login, "-p", port, "deploy@127.0.0.1", "id"), env=machine.env, check=False)
+    assert done.stdout == "the engine\n", done.stderr
+    assert "usermod --password" not in machine.prepare(address).stderr
 
 
 def test_a_dry_run_over_ssh(machine: Machine, address: str) -> None:
