@@ -218,6 +218,7 @@ def deploy_environment(settings: Settings, image: str) -> dict[str, str]:
         "PORT": str(service.port),
         "PAGE": service.page,
         "HEALTH": service.health,
+        **{f"{one.name.upper().replace('-', '_')}_SECRET": one.secret.lower() for one in settings.own if one.secret},
         # Config objects never change: another Caddyfile is another object.
         "CADDYFILE": hashlib.sha256((DEPLOY / "Caddyfile").read_bytes()).hexdigest()[:12],
     }

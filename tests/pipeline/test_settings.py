@@ -296,6 +296,17 @@ def test_the_stack_with_a_redis_of_its_own() -> None:
     assert found["services"]["edge"]["ports"] == [{"mode": "host", "target": 4000, "published": 4000}]
 
 
+def test_a_backing_service_reads_its_own_address() -> None:
+    """From the file of the secret that service.toml names."""
+    store = replace(HELLO, backing=(replace(REDIS, secret="STORE_URL"),))
+
+    found = stack(how({}, service=store))
+
+    assert found["services"]["redis"]["secrets"] == [{"source": "store_url"}]
+    assert "/run/secrets/store_url" in str(found["services"]["redis"]["command"])
+    assert found["services"]["web"]["environment"] == {"STORE_URL_FILE": "/run/secrets/store_url"}
+
+
 def test_the_stack_without_redis() -> None:
     """No Redis in service.toml, or another one that is given: none in the stack, and its network neither."""
     for found in (how({}, service=replace(HELLO, backing=())), how({"REDIS_URL": "redis://elsewhere"})):
