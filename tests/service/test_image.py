@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import build_image
-from lib import service
+from lib import containers, service
 from lib.client import ask
 from lib.command import run, wait_until
 from lib.names import checked_out
@@ -56,6 +56,21 @@ def test_nothing_but_what_runs(image: LocalImage) -> None:
     assert run(command).stdout == ""
     last_stage = (ROOT / "Dockerfile").read_text("utf-8").rpartition("\nFROM ")[2]
     assert "\nRUN " not in last_stage
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_healthy_behind_a_proxy(image: LocalImage, name: str) -> None:
+    """Docker may be configured to set a proxy in every container: the HEALTHCHECK asks its own container without it."""
+    proxy = ["--env", f"{name}=http://127.0.0.1:9", "--env", f"{name.lower()}=http://127.0.0.1:9"]
+    container = run(
+        ["docker", "run", "--detach", "--label", containers.label(), *proxy, image.reference]
+    ).stdout.strip()
+    inspect = ["docker", "inspect", "--format", "{{.State.Health.Status}}", container]
+    try:
+        wait_until(lambda: run(inspect).stdout.strip() != "starting", seconds=90, what="a verdict of the health check")
+        assert run(inspect).stdout.strip() == "healthy"
+    finally:
+        run(["docker", "rm", "--force", container])
 
 
 def files_in(blobs: Path, digest: str) -> dict[str, str]:
