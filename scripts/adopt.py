@@ -25,6 +25,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+
 import check
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, start
 from lib.names import PIPELINE, git, public_url

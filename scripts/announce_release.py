@@ -10,7 +10,11 @@ is left as it is, so doing it twice changes nothing.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import release, service
 from lib.command import STATE, Failure, add_summary, parser, run, say, stage, start

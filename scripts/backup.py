@@ -12,11 +12,14 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib.command import Failure, UsageError, parser, run, say, shown, start
 

@@ -11,9 +11,12 @@ import datetime
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import engine, service
 from lib.command import ROOT, Failure, parser, say, set_output, stage, start

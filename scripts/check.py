@@ -21,6 +21,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+
 import engine
 from lib import apt, service
 from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run, say, stage, start

@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+
 from lib import apt, containers, service, standin
 from lib.command import Failure, parser, run, say, start, wait_until
 from lib.daemon import Daemon

@@ -21,8 +21,12 @@ A private repository's image goes to Docker Hub only once IMAGE_VISIBILITY is `p
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import release, service
 from lib.command import Failure, UsageError, add_summary, annotate, parser, say, set_output, start

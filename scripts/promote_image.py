@@ -12,8 +12,12 @@ edge moves forward only. The digest is compared before and after. Doing it twice
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import registry, release
 from lib.command import (

@@ -9,7 +9,11 @@ published image is handed on. Prints username/repository@digest.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import release, service
 from lib.command import Failure, last_line, parser, run, say, set_output, shown, stage, start

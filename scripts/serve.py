@@ -13,10 +13,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import check
 from lib import service

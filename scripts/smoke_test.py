@@ -15,12 +15,15 @@ import importlib.util
 import json
 import re
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import containers, engine, service
 from lib.client import Answer, ask

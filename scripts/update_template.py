@@ -21,10 +21,13 @@ import functools
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
 from lib.names import SEMVER, SHA, parse_version

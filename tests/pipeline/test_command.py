@@ -34,10 +34,13 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 EVERY_FILE = sorted((ROOT / "scripts").rglob("*.py"))
 
 
+@pytest.mark.parametrize("options", [[], ["-P"]], ids=["plain", "PYTHONSAFEPATH"])
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_every_script_answers_help_from_any_folder(script: Path, tmp_path: Path) -> None:
-    """--help is the script's own docstring, wherever it is asked for."""
-    done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+def test_every_script_answers_help_from_any_folder(script: Path, options: list[str], tmp_path: Path) -> None:
+    """--help is the script's own docstring, wherever it is asked for, and if Python looks for modules nowhere near."""
+    done = subprocess.run(
+        [sys.executable, *options, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     docstring = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
     assert docstring.splitlines()[0] in done.stdout
