@@ -14,20 +14,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import build_image
 import images
+import projects
 from lib.command import run, say
 from lib.daemon import Daemon
-from lib.names import checked_out, git
+from lib.engine import builder
 from lib.registry import index_of
-from lib.standin import host_platform, start_registry
+from lib.standin import start_registry
+from lib.visit import answer
 from ports import free_port
 from swarm.load import Seen
 from swarm.own_engine import Network, OwnEngine
 
-ROOT = Path(__file__).resolve().parents[2]
 LOAD = Path(__file__).with_name("load.py")
-IMAGE = f"friendlyhello-test-swarm-{os.getpid()}"
+IMAGE = f"onedigest-test-swarm-{os.getpid()}"
+GREETING = "good morning"
+"""The secret that the service needs; nobody else says it."""
 
 
 # What makes the good image a bad one.
@@ -35,32 +37,39 @@ BAD = {
     "crashes": 'CMD ["python", "-c", "raise SystemExit(3)"]',
     "never-healthy": 'CMD ["python", "-c", "import time; time.sleep(9999)"]',
     "page-of-500": """COPY <<'EOF' /app/broken/broken.py
-import os
-from friendlyhello import create_app as good
-def create_app():
-    app = good()
-    def broken(environ, start):
-        if environ["PATH_INFO"] != "/":
-            return app(environ, start)
-        start("500 Internal Server Error", [("Content-Length", "0"), ("X-Revision", os.environ["REVISION"])])
-        return [b""]
-    return broken
+from fixture import __main__ as good
+class Handler(good.Handler):
+    def do_GET(self):
+        if self.path != "/page":
+            return super().do_GET()
+        self.send_response(500)
+        self.send_header("Content-Length", "0")
+        self.send_header("X-Revision", good.os.environ["REVISION"])
+        self.end_headers()
+good.Handler = Handler
+good.main()
 EOF
-ENV PYTHONPATH=/app/broken:/app/src:/app/lib
-CMD ["python", "-m", "gunicorn", "--config", "python:friendlyhello.gunicorn_conf", "broken:create_app()"]""",
+ENV PYTHONPATH=/app/src
+CMD ["python", "/app/broken/broken.py"]""",
 }
 
 COMMITS = 2 + len(BAD)
-"""How many commits of this repository the versions are made of."""
+"""How many commits of the project the versions are made of."""
 
 
 @dataclass
 class Host:
-    """A host of a Swarm with its registry. `commits` are this repository's, newest first."""
+    """A host of a Swarm with its registry, and the project that is deployed to it. `commits` are its, newest first."""
 
     own: OwnEngine
     port: int
+    project: Path
     commits: list[str]
+
+    @property
+    def page(self) -> str:
+        """Where visitors find the page."""
+        return f"http://{self.own.address}:4000/page"
 
     def environment(self) -> dict[str, str]:
         """What a redeploy to this host is told."""
@@ -70,14 +79,19 @@ class Host:
             "DOCKERHUB_USERNAME": "me",
             "IMAGE_REPOSITORY": "hello",
             "REGISTRY": f"localhost:{self.port}",
-            "DEPLOY_URL": f"http://{self.own.address}:4000/",
+            "DEPLOY_URL": self.page,
+            "SERVICE_SECRETS": f"GREETING={GREETING}",
             "GITHUB_ACTIONS": "",
         }
 
     def redeploy(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run the script as a user does, with `more` in its environment."""
-        command = [sys.executable, str(ROOT / "scripts/redeploy.py"), *arguments]
-        return subprocess.run(command, env={**self.environment(), **more}, capture_output=True, text=True)
+        env = {**self.environment(), **more}
+        return subprocess.run(self.command(*arguments), env=env, capture_output=True, text=True)
+
+    def command(self, *arguments: str) -> list[str]:
+        """The script, as a user runs it."""
+        return [sys.executable, str(self.project / "scripts/redeploy.py"), *arguments]
 
     def digest(self, tag: str) -> str:
         """The digest that a tag has in the registry."""
@@ -94,15 +108,15 @@ class Host:
         run(["docker", "image", "rm", "--force", name])
 
     def serving(self) -> str:
-        """The revision that answers, or "" where nothing does."""
-        ask = ["curl", "--fail", "--silent", "--head", "--max-time", "10", f"http://{self.own.address}:4000/"]
-        found = re.search(r"(?im)^x-revision: (\S+)", run(ask, check=False).stdout)
-        return found[1] if found else ""
+        """The revision that answers, or "" if nothing does."""
+        found = answer(self.page)
+        return found.revision if found.status == 200 else ""
 
     def visits(self) -> int:
-        """Visit the page and return the number it shows, or 0 where it shows none."""
-        page = run(["curl", "--fail", "--silent", f"http://{self.own.address}:4000/"]).stdout
-        found = re.search(r"<b>Visits:</b> (\d+)", page)
+        """Visit the page and return the number it shows, or 0 if it shows none."""
+        text = run(["curl", "--fail", "--silent", self.page]).stdout
+        assert text.startswith(GREETING)
+        found = re.search(r"count (\d+)", text)
         return int(found[1]) if found else 0
 
     def containers(self, service: str) -> list[str]:
@@ -116,17 +130,24 @@ class Host:
         return self.own.docker(*ask).split(" ")[0].strip()
 
 
-def history() -> list[str]:
-    """Return the newest commits of this repository, newest first, as many as the versions need."""
-    return git("rev-list", f"--max-count={COMMITS}", "HEAD").split()
+def make_project(folder: Path) -> list[str]:
+    """Make a repository of the tests' own service, and return its commits, newest first."""
+    folder.mkdir()
+    projects.fill(folder)
+    projects.commit(folder)
+    for number in range(1, COMMITS):
+        projects.git(folder, "commit", "--quiet", "--allow-empty", "--message", f"Change {number}")
+    return projects.git(folder, "rev-list", "HEAD").split()
 
 
 @contextlib.contextmanager
 def started(folder: Path, *names: str, bad: Mapping[str, str] | None = None) -> Iterator[list[Host]]:
     """Engines of those names on one network, in no Swarm yet; 1.0.0, 1.1.0 and the bad versions are published."""
-    commits = history()
+    project = folder / "project"
+    commits = make_project(project)
     with contextlib.ExitStack() as stack:
-        build_image.build(f"{IMAGE}:good", [host_platform()], checked_out())
+        build = ["docker", "buildx", "build", "--builder", builder(), "--load"]
+        run([*build, "--tag", f"{IMAGE}:good", str(project)])
         stack.callback(run, ["docker", "image", "rm", "--force", f"{IMAGE}:good"], check=False)
         here, port = Daemon("registry-here", folder), free_port()
         start_registry(here, folder, port)
@@ -134,7 +155,8 @@ def started(folder: Path, *names: str, bad: Mapping[str, str] | None = None) -> 
         # A socket's path has at most 107 characters.
         short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fh")))
         network = Network()
-        hosts = [Host(OwnEngine(short / name, folder / "data", port, name, network), port, commits) for name in names]
+        engines = [OwnEngine(short / name, folder / "data", port, name, network) for name in names]
+        hosts = [Host(own, port, project, commits) for own in engines]
         hosts[0].publish("1.0.0", commits[1])
         hosts[0].publish("1.1.0", commits[0])
         for number, (name, lines) in enumerate((bad or {}).items(), start=2):

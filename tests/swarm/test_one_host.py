@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from lib.command import wait_until
 from prepare_host import make_key
-from swarm.host import BAD, ROOT, Host, Load, one_host
+from swarm.host import BAD, Host, Load, one_host
 from swarm.over_ssh import Access, reached_over_ssh
 
 pytestmark = pytest.mark.full
@@ -109,7 +108,7 @@ def test_more_replicas(at_first: Host) -> None:
 def test_redis_is_killed_during_an_update(at_first: Host) -> None:
     """The page goes without a number for a moment; no visit that was shown is lost, and the update ends well."""
     host = at_first
-    command = [sys.executable, str(ROOT / "scripts/redeploy.py"), "1.1.0"]
+    command = host.command("1.1.0")
     with Load(host) as load:
         with subprocess.Popen(command, env=host.environment(), stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
@@ -132,8 +131,7 @@ def test_over_ssh(at_first: Host, tmp_path: Path) -> None:
         where = {"DEPLOY_HOST": access.host, "DEPLOY_SSH_KEY": access.key, "DEPLOY_KNOWN_HOSTS": known_hosts}
         env = {**at_first.environment(), **where}
         del env["DOCKER_HOST"]
-        command = [sys.executable, str(ROOT / "scripts/redeploy.py"), "--status"]
-        return subprocess.run(command, env=env, capture_output=True, text=True)
+        return subprocess.run(at_first.command("--status"), env=env, capture_output=True, text=True)
 
     with reached_over_ssh(at_first.own, tmp_path) as access:
         other = f"{access.known_hosts.split(' ')[0]} {make_key(tmp_path / 'other')}"
@@ -147,7 +145,7 @@ def test_over_ssh(at_first: Host, tmp_path: Path) -> None:
 def test_a_redeploy_that_is_killed_is_finished_by_the_next(at_first: Host) -> None:
     """SIGKILL in the middle leaves no mixture."""
     host = at_first
-    command = [sys.executable, str(ROOT / "scripts/redeploy.py"), "1.1.0"]
+    command = host.command("1.1.0")
     with subprocess.Popen(command, env=host.environment(), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
