@@ -22,8 +22,8 @@ class Load:
     failed: int
 
 
-def load_command(port: int, connections: int, seconds: float, host: str = "127.0.0.1") -> list[str]:
-    """Return the command that loads a port."""
+def load_command(port: int, connections: int, seconds: float, host: str = "127.0.0.1", page: str = "/") -> list[str]:
+    """Return the command that loads a page on a port."""
     return [
         "wrk",
         "-t1",
@@ -32,7 +32,7 @@ def load_command(port: int, connections: int, seconds: float, host: str = "127.0
         "--timeout",
         "10s",
         "--latency",
-        f"http://{host}:{port}/",
+        f"http://{host}:{port}{page}",
     ]
 
 

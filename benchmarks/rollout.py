@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
             if replicas <= 4:
                 first(host, replicas)
                 say(f"{replicas} replicas, as fast as the edge can")
-                through.append((replicas, parse(run(load_command(4000, 32, 5, host.own.address)).stdout)))
+                through.append((replicas, parse(run(load_command(4000, 32, 5, host.own.address, "/page")).stdout)))
     print(f"Measured on {machine()}, {options.rate} requests/s during each redeploy.\n")
     print(updates(measured) + "\n")
     rows = [[str(replicas), f"{load.rate:,.0f}", f"{load.p99:.1f}", str(load.failed)] for replicas, load in through]

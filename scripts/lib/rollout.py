@@ -31,6 +31,7 @@ from lib.swarm import (
 )
 from lib.visit import ERRORS, answer, visit_until
 
+ATTEMPTS = 5  # to put back what ran before
 CRASHES = 3  # times that a first version may fail to start: the Swarm tries for ever
 
 
@@ -195,10 +196,27 @@ class Rollout:
             say("\n".join(f"  | {line}" for line in lines) or "  | (it wrote nothing)")
 
     def stop_update(self) -> None:
-        """Tell Swarm to roll `web` back at once, all replicas together, if it is being updated."""
-        web = services(self.settings.stack).get("web")
-        if web and web.update == "updating":
-            run(["docker", "service", "rollback", "--detach", web.name], check=False, timeout=60)
+        """Tell Swarm to roll `web` back at once, all replicas together, if it is being updated.
+
+        That is only the fastest way: what is not back then is put back anyway.
+        """
+        with contextlib.suppress(Failure):
+            web = services(self.settings.stack).get("web")
+            if web and web.update == "updating":
+                run(["docker", "service", "rollback", "--detach", web.name], check=False, timeout=60)
+
+    def put_back(self) -> None:
+        """Put back what ran before; try again if Swarm changes a service at the same moment."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                put_back(self.settings.stack, self.before)
+            except Failure as failure:
+                if attempt == ATTEMPTS:
+                    raise
+                say(f"trying again: {failure}")
+                time.sleep(1)
+            else:
+                return
 
     def go_back(self, failed: Release, proven: Record | None) -> str:
         """Make the stack what it was: its services, ports, replicas, secrets and edge. Return what serves, in words.
@@ -210,7 +228,7 @@ class Rollout:
             if self.before:
                 say(f"going back to {ran}")
                 self.stop_update()
-                put_back(self.settings.stack, self.before)
+                self.put_back()
             with contextlib.suppress(Failure):
                 self.last_words(failed)
             if ran is None:

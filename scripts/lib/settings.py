@@ -38,7 +38,7 @@ class Wanted:
     port: int | None = None
     replicas: int | None = None
     url: str = ""
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The values of the service's secrets by their names; "" for `none`."""
 
 

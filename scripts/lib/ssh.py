@@ -130,9 +130,7 @@ def connection(environ: Mapping[str, str]) -> Iterator[str]:
         return
     if not shutil.which("ssh"):
         raise Failure("there is no ssh command; install openssh-client")
-    # The path of a socket has at most 107 characters (unix(7)), and ssh adds 17 to its own for a moment.
-    base = min(("/tmp", tempfile.gettempdir()), key=lambda path: len(path) > 60)  # noqa: S108
-    with tempfile.TemporaryDirectory(prefix="ssh", dir=base) as folder:
+    with tempfile.TemporaryDirectory(prefix="ssh", dir=folder_for_sockets()) as folder:
         place = Path(folder)
         key = private(place / "key", environ.get("DEPLOY_SSH_KEY", ""))
         if key:
@@ -154,6 +152,17 @@ def connection(environ: Mapping[str, str]) -> Iterator[str]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def folder_for_sockets() -> str:
+    """Return where temporary files go, or /tmp if that path is too long for a socket.
+
+    It has at most 107 characters (unix(7)), and ssh adds 17 to its own for a moment.
+    """
+    for folder in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
+        if len(folder) <= 60 and Path(folder).is_dir():
+            return folder
+    raise Failure(f"{tempfile.gettempdir()} is too long a path for a socket; set TMPDIR to a shorter one")
 
 
 class Tunnel:

@@ -204,8 +204,9 @@ def engine(docker: Programs, services: object) -> None:
     docker.answer("dial-stdio", f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}")
 
 
-def test_going_back_that_fails_as_well(docker: Programs) -> None:
+def test_going_back_that_fails_as_well(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said with its reason, and where to look."""
+    monkeypatch.setattr(rollout, "time", SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None}))
     deployed(docker, service(NEW, "paused"))
     docker.answer("dial-stdio", err="no leader\n", status=1)
 
@@ -232,6 +233,19 @@ def test_a_stack_that_ran_before_is_put_back_and_not_removed(docker: Programs, m
     assert said == f"the version that ran before ({OLD[:19]}) is serving"
     assert visited == [""]
     assert not docker.called("docker", "stack")
+
+
+def test_a_service_that_changes_meanwhile_is_put_back_all_the_same(
+    docker: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Swarm may be rolling it back at that moment: then its number is another one, and the next try has that."""
+    monkeypatch.setattr(rollout, "time", SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None}))
+    docker.answer("dial-stdio", err="update out of sequence\n", status=1, once=True)
+    engine(docker, json.loads(service(OLD)))
+
+    Rollout(OWN, "", 0, before=json.loads(service(OLD))).put_back()
+
+    assert "trying again: the engine does not answer" in capsys.readouterr().err
 
 
 def test_a_stack_that_somebody_removed_gets_what_was_proven_last(

@@ -19,6 +19,7 @@ from lib.ssh import (
     check,
     connection,
     endpoint,
+    folder_for_sockets,
     host_of,
     is_far,
     parse_target,
@@ -212,11 +213,19 @@ def test_the_key_is_looked_at_first(
             assert host == "h"
 
 
-def test_docker_runs_no_ssh_of_its_own(docker: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("length", "is_used"), [(40, True), (90, False)])
+def test_sockets_are_where_temporary_files_go(monkeypatch: pytest.MonkeyPatch, length: int, is_used: bool) -> None:
+    """TMPDIR says where, unless a socket there would have too long a path."""
+    with tempfile.TemporaryDirectory(prefix="fh", dir="/tmp") as short:
+        folder = Path(short) / ("x" * (length - len(short)))
+        folder.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        assert folder_for_sockets() == (str(folder) if is_used else short.rpartition("/")[0])
+
+
+def test_docker_runs_no_ssh_of_its_own(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given a socket, and each of its connections is an ssh with our options: no script has to be executable."""
     monkeypatch.setenv("DOCKER_CONTEXT", "there")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
     docker.add("ssh").answer("context inspect", "ssh://me@[fd00::2]:2222\n").answer("docker version", "28.0.0\n")
     docker.answer("^ssh .* -G", "hostname fd00::2\nport 2222\n").answer("dial-stdio", "the engine's answer")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,21 +126,26 @@ def test_redis_is_killed_during_an_update(at_first: Host) -> None:
 
 
 def test_over_ssh(at_first: Host, tmp_path: Path) -> None:
-    """DEPLOY_HOST is reached by its known key only, with a key that can do nothing but deploy."""
+    """DEPLOY_HOST is reached by its known key only, also if no program can be run in the folder for temporary files."""
 
-    def status(access: Access, known_hosts: str) -> subprocess.CompletedProcess[str]:
+    def status(access: Access, known_hosts: str, *before: str, **more: str) -> subprocess.CompletedProcess[str]:
         where = {"DEPLOY_HOST": access.host, "DEPLOY_SSH_KEY": access.key, "DEPLOY_KNOWN_HOSTS": known_hosts}
-        env = {**at_first.environment(), **where}
+        env = {**at_first.environment(), **where, **more}
         del env["DOCKER_HOST"]
-        return subprocess.run(at_first.command("--status"), env=env, capture_output=True, text=True)
+        return subprocess.run([*before, *at_first.command("--status")], env=env, capture_output=True, text=True)
 
-    with reached_over_ssh(at_first.own, tmp_path) as access:
+    with reached_over_ssh(at_first.own, tmp_path) as access, tempfile.TemporaryDirectory(prefix="fh") as short:
         other = f"{access.known_hosts.split(' ')[0]} {make_key(tmp_path / 'other')}"
-        right, wrong = status(access, access.known_hosts), status(access, other)
-    assert right.returncode == 0, right.stderr
-    assert at_first.digest("1.0.0") in right.stdout
-    assert wrong.returncode == 1
-    assert "its host key is not the known one: nothing was sent" in wrong.stderr
+        noexec = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o noexec none {short} && exec "$@"', "sh")
+        found = [
+            (status(access, access.known_hosts, *how, TMPDIR=short), status(access, other, *how, TMPDIR=short))
+            for how in ((), noexec)
+        ]
+    for right, wrong in found:
+        assert right.returncode == 0, right.stderr
+        assert at_first.digest("1.0.0") in right.stdout
+        assert wrong.returncode == 1
+        assert "its host key is not the known one: nothing was sent" in wrong.stderr
 
 
 def test_a_redeploy_that_is_killed_is_finished_by_the_next(at_first: Host) -> None:
