@@ -226,7 +226,7 @@ def redeploy(job: Job) -> None:
     redeploy knows what to go back to.
     """
     stack = job.stack
-    with locked(stack, job.version, lease=3 * job.timeout, wait=job.timeout):
+    with locked(stack, job.version, lease=4 * job.timeout, wait=job.timeout):
         records, cut_off = history(stack), unfinished(stack)
         proven = records[-1] if records else None
         now = inspected(stack)

@@ -18,6 +18,8 @@ from lib.swarm import Service as Running
 
 DEPLOY = ROOT / "deploy"
 EDGE_PORT = 4000  # where the edge listens for HTTP if there is no domain
+PUBLISH_LABEL = f"{PIPELINE}.publish"
+"""What service.toml said about the edge's port, so that a port which only follows it is not taken for a chosen one."""
 NONE = "none"
 """The value that unsets a variable which the Swarm remembers."""
 
@@ -150,6 +152,8 @@ def settings(
     site = edge.environment.get("SITE", "") if edge else ""
     domain = "" if site.startswith(":") else site
     port = edge.ports.get(EDGE_PORT, 0) if edge else 0
+    if edge and port == int(edge.labels.get(PUBLISH_LABEL, EDGE_PORT)):
+        port = 0  # nobody chose it
     found, values = {}, {}
     missing = []
     for name in (*(one.secret for one in service.backing if one.secret), *service.secrets):
@@ -263,7 +267,12 @@ def overlay(settings: Settings, image: str) -> str:
     beside = {one.name: {"image": one.image, "environment": dict(one.environment)} for one in settings.own}
     return json.dumps(
         {
-            "services": {"web": {**common, **({"deploy": place} if place else {})}, **processes, **beside},
+            "services": {
+                "edge": {"deploy": {"labels": {PUBLISH_LABEL: str(service.publish)}}},
+                "web": {**common, **({"deploy": place} if place else {})},
+                **processes,
+                **beside,
+            },
             "secrets": {name.lower(): {"external": True, "name": kept} for name, kept in settings.secrets.items()},
             "volumes": {f"service-{name}": {} for name in volumes},
         }

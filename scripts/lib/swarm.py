@@ -59,6 +59,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     ports: Mapping[int, int] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -140,6 +141,7 @@ def read_services(inspected: Iterable[Mapping[str, Any]], stack: str = "") -> di
             environment={name: value for name, _, value in pairs},
             secrets={secret["File"]["Name"]: secret["SecretName"] for secret in container.get("Secrets") or []},
             ports={port["TargetPort"]: port["PublishedPort"] for port in ports if port.get("PublishedPort")},
+            labels=spec.get("Labels") or {},
         )
     return found
 

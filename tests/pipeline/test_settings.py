@@ -70,6 +70,19 @@ def test_what_is_running_is_kept_if_nothing_else_is_said() -> None:
     assert how({}, running).domain == "hello.example.org"
 
 
+def test_a_port_that_nobody_chose_follows_service_toml() -> None:
+    """Only EDGE_PORT is remembered: another `publish` counts from the next redeploy on."""
+    moved = replace(HELLO, publish=8080)
+    chosen = {"edge": replace(edge(), ports={4000: 8443}, labels={module.PUBLISH_LABEL: "8080"})}
+    followed = {"edge": replace(edge(), ports={4000: 8080}, labels={module.PUBLISH_LABEL: "8080"})}
+
+    assert how({}, {"edge": edge()}, moved).port == 8080
+    assert how({}, chosen).port == 8443
+    assert how({}, followed).port == 4000
+    label = stack(how({}, service=moved))["services"]["edge"]["deploy"]["labels"]
+    assert label == {module.PUBLISH_LABEL: "8080"}
+
+
 def test_the_environment_is_heard_before_what_is_running() -> None:
     """A secret's name tells that it is another one, and not what it is; nor does the repr of the settings."""
     env = {"DOMAIN": "a.example.org", "EDGE_PORT": "81", "REPLICAS": "3", "REDIS_URL": "rediss://:secret@elsewhere"}
