@@ -171,10 +171,10 @@ def same(wanted: Any, found: Any) -> bool:
 def host_settings(login: str, key: Path) -> tuple[dict[str, str], str]:
     """Return the variables that say where to deploy to, and the key; raise Failure if the host was not prepared."""
     target = parse_target("--host", login)
-    hosts = prepare_host.known_hosts(target)
+    real, hosts = prepare_host.trusted(target)
     if not key.exists():
         raise Failure(f"there is no key {key}; run python3 scripts/prepare_host.py {target} first")
-    deploy = replace(target, user=DEPLOY_USER)
+    deploy = replace(real, user=DEPLOY_USER)
     return {"DEPLOY_HOST": str(deploy), "DEPLOY_KNOWN_HOSTS": hosts}, key.read_text("utf-8")
 
 
@@ -183,7 +183,9 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("settings", nargs="*", metavar="NAME=value", help="a variable to set")
     arguments.add_argument("--token", action="store_true", help="set the registry's token, from standard input")
     arguments.add_argument("--host", default="", metavar="[USER@]HOST[:PORT]", help="the host that was prepared")
-    arguments.add_argument("--key", type=Path, default=prepare_host.KEY, help="the key to deploy with (%(default)s)")
+    arguments.add_argument(
+        "--key", type=Path, default=prepare_host.deploy_key(), help="the key to deploy with (%(default)s)"
+    )
     arguments.add_argument("--dry-run", action="store_true", help="say what would be set, and set nothing")
     options = arguments.parse_args(argv)
     variables = parse_settings(options.settings, *gh.known())

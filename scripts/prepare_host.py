@@ -128,6 +128,18 @@ def known_hosts(real: Target, settings: Mapping[str, str], by_hand: Sequence[str
     return "\n".join(re.sub(r"^(@\S+ )?\S+", lambda found: (found[1] or "") + real.known_as, line) for line in lines)
 
 
+def trusted(target: Target) -> tuple[Target, str]:
+    """Return a machine as everybody can reach it, and the lines of known_hosts that this machine trusts it by."""
+    settings = ssh_settings(target)
+    real = reached(target, settings)
+    return real, known_hosts(real, settings, target.ssh)
+
+
+def deploy_key() -> Path:
+    """Return the key to deploy with, if no other one is named: the one that is there, or the one to make."""
+    return next((key for key in KEYS if key.exists()), KEYS[0])
+
+
 def make_key(path: Path) -> str:
     """Return the public half of the key to deploy with; make the pair if there is none."""
     if not path.exists():
@@ -267,7 +279,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("target", nargs="?", metavar="[USER@]HOST[:PORT]", help="the machine to prepare")
     arguments.add_argument("--join", metavar="MANAGER", default="", help="make it a worker of this one's Swarm")
-    arguments.add_argument("--key", type=Path, help=f"the key to deploy with (default: {KEYS[0]})")
+    arguments.add_argument(
+        "--key", type=Path, default=deploy_key(), help="the key to deploy with (default: %(default)s)"
+    )
     arguments.add_argument("--dry-run", action="store_true", help="say what would be done there, and do nothing")
     arguments.add_argument("--here", action="store_true", help="prepare this very machine (used over SSH)")
     arguments.add_argument("--authorize", default="", metavar="PUBLIC_KEY", help="with --here: who may deploy")
@@ -280,18 +294,15 @@ def main(argv: Sequence[str]) -> int:
     if not options.target:
         raise UsageError("which machine? python3 scripts/prepare_host.py root@host.example.com")
     target = parse_target("the machine", options.target)
-    found = ssh_settings(target)
-    real = reached(target, found)
-    hosts = known_hosts(real, found, target.ssh)
-    key = options.key or next((key for key in KEYS if key.exists()), KEYS[0])
-    public_key = make_key(key)
+    real, hosts = trusted(target)
+    public_key = make_key(options.key)
     if options.join:
         address, token = join_facts(parse_target("--join", options.join))
         prepare(target, public_key, token=token, manager=address, dry_run=options.dry_run)
         say(f"{target.host} {'would be' if options.dry_run else 'is'} a worker of {options.join}'s Swarm")
         return 0
     prepare(target, public_key, dry_run=options.dry_run)
-    print(what_to_set(target, real, hosts, key))
+    print(what_to_set(target, real, hosts, options.key))
     return 0
 
 

@@ -17,7 +17,7 @@ import pytest
 import prepare_host
 from conftest import need_root
 from lib.command import Failure, UsageError, run
-from lib.ssh import Target, parse_target, ssh_settings
+from lib.ssh import Target, parse_target
 from ports import free_port
 from prepare_host import (
     authorized,
@@ -32,6 +32,7 @@ from prepare_host import (
     scripts_archive,
     ssh_command,
     swarm_command,
+    trusted,
     what_to_set,
 )
 from programs import Programs
@@ -186,7 +187,7 @@ def test_an_unknown_host_is_not_trusted() -> None:
     target = Target("me", "nobody.invalid", 2222)
     sentence = r"host key of \[nobody\.invalid\]:2222 is not known here; run ssh -p 2222 me@nobody\.invalid once"
     with pytest.raises(Failure, match=sentence):
-        known_hosts(target, ssh_settings(target), target.ssh)
+        trusted(target)
 
 
 def test_somebody_who_may_use_sudo(programs: Programs) -> None:
