@@ -40,6 +40,9 @@ def github(tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch) 
     git(root, "remote", "add", "origin", "git@github.com:octo/hello.git")
     monkeypatch.setattr(configure_github, "ROOT", root)
     programs.add("ssh-keygen").answer("-F hello.example.org", "hello.example.org ssh-ed25519 AAAAHost\n")
+    (tmp_path / "known_hosts").touch()
+    settings = f"hostname hello.example.org\nport 22\nuserknownhostsfile {tmp_path}/known_hosts\n"
+    programs.add("ssh").answer("^ssh -G", settings)
     return GitHubStandIn(tmp_path / "github", programs.bin)
 
 
