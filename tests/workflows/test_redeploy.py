@@ -19,7 +19,10 @@ VARIABLES = {
     "EDGE_PORT": "4080",
     "REPLICAS": "3",
 }
-SECRETS = {"DEPLOY_SSH_KEY": "key-of-the-scenario", "REDIS_URL": "rediss://:passw0rd-of-the-scenario@redis.example.com"}
+SECRETS = {
+    "DEPLOY_SSH_KEY": "key-of-the-scenario",
+    "SERVICE_SECRETS": "STORE_URL=rediss://:passw0rd-of-the-scenario@redis.example.com",
+}
 
 # In place of the script: what a run hands to it. What the script does with it is tested elsewhere.
 ECHO = f"""import json, os, sys

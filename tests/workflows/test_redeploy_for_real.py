@@ -40,7 +40,7 @@ class Target:
 
     def page(self) -> tuple[int, str]:
         """The status and the revision that visitors get."""
-        found = answer(f"http://{self.own.address}:{PORT}/")
+        found = answer(f"http://{self.own.address}:{PORT}/page")
         return found.status, found.revision
 
     def running(self) -> list[str]:
@@ -99,7 +99,7 @@ def host(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     target.own.docker("swarm", "init", "--advertise-addr", target.own.address)
     with reached_over_ssh(target.own, tmp_path_factory.mktemp("ssh")) as access:
         target.scenario.variables |= {"DEPLOY_HOST": access.host, "DEPLOY_KNOWN_HOSTS": access.known_hosts}
-        target.scenario.secrets["DEPLOY_SSH_KEY"] = access.key
+        target.scenario.secrets |= {"DEPLOY_SSH_KEY": access.key, "SERVICE_SECRETS": "GREETING=good morning"}
         yield target
 
 

@@ -224,7 +224,7 @@ def test_secrets_go_where_they_must() -> None:
     """A secret reaches the login, a called workflow and the step that deploys; others see whether it is set."""
     allowed = re.compile(
         r"\s+(password: \$\{\{ secrets\.DOCKERHUB_TOKEN \}\}|HAS_TOKEN: \$\{\{ secrets\.DOCKERHUB_TOKEN != '' \}\}"
-        r"|(?P<name>DOCKERHUB_TOKEN|DEPLOY_SSH_KEY|REDIS_URL): \$\{\{ secrets\.(?P=name) \}\})"
+        r"|(?P<name>DOCKERHUB_TOKEN|DEPLOY_SSH_KEY|SERVICE_SECRETS): \$\{\{ secrets\.(?P=name) \}\})"
         r"( # .*)?"
     )
     for where, line in lines():
