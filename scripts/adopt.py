@@ -300,6 +300,14 @@ def kubernetes(text: str, project: Project) -> str:
     return re.sub(r"^ +env:\n +- name: REDIS_URL\n +valueFrom:\n +secretKeyRef: .*\n", "", text, flags=re.M)
 
 
+def open_redis(text: str) -> str:
+    """Return deploy/redis.yaml with a Redis that asks for no password: the code has none to give."""
+    command = '    command: ["redis-server", "--appendonly", "yes", "--appendfsync", "always"]\n'
+    text = re.sub(r"(?:^    #.*\n)*^    command:\n(?:      .*\n)+", lambda _: command, text, flags=re.M)
+    text = re.sub(r"^    secrets:.*\n", "", text, flags=re.M)
+    return re.sub(r"^      test:\n(?:        .*\n)+", '      test: ["CMD", "redis-cli", "ping"]\n', text, flags=re.M)
+
+
 def pyproject(text: str, project: Project) -> str:
     """Return pyproject.toml with the code that was taken left alone by lint and types, until somebody tidies it."""
     tops = sorted({path.split("/")[0] for path in project.files})
@@ -346,6 +354,10 @@ def put(files: Files, old: Name, new: Name, project: Project) -> dict[str, bytes
         "deploy/kubernetes.yaml": lambda text: kubernetes(text, project),
         "pyproject.toml": lambda text: pyproject(text, project),
     }
+    if not project.redis:
+        made.pop("deploy/redis.yaml", None)
+    elif "REDIS_URL" not in project.secrets:
+        edits["deploy/redis.yaml"] = open_redis
     for path, edit in edits.items():
         if path in made:
             texts[path] = edit(made[path].decode("utf-8"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import adopt
 from lib import project as projects
@@ -50,6 +51,11 @@ TEMPLATE = {
         "metadata: {name: hello}\ncontainerPort: 80\n          env:\n            - name: REDIS_URL\n"
         "              valueFrom:\n                secretKeyRef: {name: hello, key: redis-url}\n"
         "httpGet: {path: /healthz, port: http}\n"
+    ),
+    "deploy/redis.yaml": (
+        "services:\n  redis:\n    image: redis:8\n    # With a password.\n    command:\n      - sh\n      - -c\n"
+        "      - |\n        requirepass x\n    secrets: [redis_url]\n    networks: [data]\n    healthcheck:\n"
+        "      test:\n        - CMD\n        - sh\n      interval: 5s\n"
     ),
     "scripts/check.py": "# hello is a word here\n",
     "logo.bin": "hello",
@@ -263,6 +269,12 @@ def test_a_project_takes_the_place_of_the_example(
     assert "SECRET_KEY: ${SECRET_KEY:-only-for-tests}" in found["compose.yaml"]
     assert "containerPort: 5000\n" in found["deploy/kubernetes.yaml"]
     assert "REDIS_URL" not in found["deploy/kubernetes.yaml"]
+    assert yaml.safe_load(found["deploy/redis.yaml"])["services"]["redis"] == {
+        "image": "redis:8",
+        "command": ["redis-server", "--appendonly", "yes", "--appendfsync", "always"],
+        "networks": ["data"],
+        "healthcheck": {"test": ["CMD", "redis-cli", "ping"], "interval": "5s"},
+    }
     settings = tomllib.loads(found["pyproject.toml"])["tool"]
     assert settings["ruff"]["extend-exclude"] == [*excluded, "src/app.py", "src/templates"]
     assert settings["mypy"]["overrides"] == [{"module": ["app", "app.*"], "ignore_errors": True}]
@@ -276,6 +288,23 @@ def test_a_project_takes_the_place_of_the_example(
     git(copy, "commit", "--quiet", "--message", "Adopt")
     adopt.main(["shop-api", "--from", str(folder)])
     assert texts(copy) == found
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted", "left"),
+    [
+        ("", "flask\n", None),
+        ("os.environ.get('REDIS_URL')\n", "flask\nredis\n", TEMPLATE["deploy/redis.yaml"]),
+    ],
+)
+def test_the_stack_has_a_redis_if_there_is_one(
+    copy: Path, project: Callable[..., Path], code: str, wanted: str, left: str | None
+) -> None:
+    """With a password, if the code reads its address."""
+    adopt.main(["shop-api", "--from", str(project(**{"app.py": FLASK + code, "requirements.txt": wanted}))])
+    assert texts(copy).get("deploy/redis.yaml") == left
+    backing = service.load(copy, {}).backing
+    assert [one.secret for one in backing] == (["REDIS_URL"] if left else [])
 
 
 def test_a_project_is_put_in_place_only_once(copy: Path, project: Callable[..., Path]) -> None:
