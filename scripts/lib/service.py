@@ -316,7 +316,7 @@ def instruction(dockerfile: str, word: str) -> str:
 def services_in(compose: str) -> dict[str, str]:
     """Return the text of each service in a Compose file, by name; its own format needs no parser."""
     body = re.search(r"(?ms)^services:\s*\n(.*?)(?=^\S|\Z)", compose)
-    parts = re.split(r"(?m)^  ([a-z0-9-]+):\s*\n", body[1] if body else "")
+    parts = re.split(r"(?m)^  ([a-z0-9-]+):[ \t]*(?:&[\w-]+)?[ \t]*(?:#.*)?\n", body[1] if body else "")
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 

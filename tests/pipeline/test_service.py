@@ -231,6 +231,15 @@ def test_differences(tmp_path: Path, changes: dict[str, tuple[str, str]], senten
     assert any(sentence in line for line in found), found
 
 
+@pytest.mark.parametrize("head", ["web:", "web: &service", "web:  # visitors'", "web: &service # visitors'"])
+def test_services_of_compose(head: str) -> None:
+    """An anchor or a comment beside a service's name is no part of it."""
+    found = service.services_in(
+        f"x: y\nservices:\n  {head}\n    image: a\n\n  worker:\n    <<: *service\nvolumes:\n  v:\n"
+    )
+    assert found == {"web": "    image: a\n\n", "worker": "    <<: *service\n"}
+
+
 def test_no_dockerfile(tmp_path: Path) -> None:
     """Without one there is no image; without compose.yaml there is only no `docker compose up`."""
     copy(tmp_path, {})
