@@ -156,7 +156,7 @@ def parsed(reference: str, content: bytes) -> dict[str, Any]:
     """Return what a registry sent as a JSON object, or raise Failure."""
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failure(f"the registry sent something else than JSON for {reference}") from error
     if not isinstance(found, dict):
         raise Failure(f"the registry sent something else than a JSON object for {reference}")

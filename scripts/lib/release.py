@@ -2,7 +2,7 @@
 
 `plan.py`, `push_image.py`, `promote_image.py`, `announce_release.py` and `redeploy.py` ask `verified`, and
 `verify_image.py` prints `examined`. Whoever can write to a registry can write labels and annotations there, so
-those are only compared with what cannot be written there: digests, and the history of main.
+those are only compared with what cannot be written there: digests, the history of main, and what GitHub signed.
 """
 
 from __future__ import annotations
@@ -91,6 +91,22 @@ class Candidate:
         return found
 
     @functools.cached_property
+    def ledger(self) -> Repository:
+        """The repository on GitHub whose statements decide; raises NotOffered if there are none.
+
+        A check run on the commit would be the ledger of a private repository: it needs no key to keep, and a thief of
+        the registry's token cannot write one. It is not offered yet.
+        """
+        if self.image.is_local and self.env.get("GITHUB_ACTIONS") != "true":
+            raise NotOffered("the registry is on this machine")
+        found = repository(self.env, checked_out(ROOT, self.env).url)
+        if found is None:
+            raise NotOffered("this repository is not on GitHub")
+        if why := why_no_attestations(found, self.env):
+            raise NotOffered(f"{why}; whoever can write to the registry decides what is this image")
+        return found
+
+    @functools.cached_property
     def labels(self) -> dict[str, Mapping[str, str]]:
         """Platform -> labels of its image."""
         configs = configs_of(self.reference, self.index)
@@ -107,6 +123,17 @@ class Candidate:
                 " build it; remove that tag from the registry, and run the workflow of its commit again"
             )
         return revisions.pop()
+
+
+def answered(check: Callable[[Candidate], str], it: Candidate) -> str:
+    """Return what a check says; content that is not even of the kind that it looks for is a Failure."""
+    try:
+        return check(it)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Failure(
+            f"{it.reference} is not made as an image index is ({type(error).__name__}: {error}); remove that tag from"
+            " the registry, and run the workflow of its commit again"
+        ) from error
 
 
 def is_index(it: Candidate) -> str:
@@ -243,25 +270,9 @@ def in_history(it: Candidate) -> str:
     return "in the history of main"
 
 
-def ledger(it: Candidate) -> Repository:
-    """Return the repository on GitHub whose statements decide; raise NotOffered if there are none.
-
-    A check run on the commit would be the ledger of a private repository: it needs no key to keep, and a thief of the
-    registry's token cannot write one. It is not offered yet.
-    """
-    if it.image.is_local and it.env.get("GITHUB_ACTIONS") != "true":
-        raise NotOffered("the registry is on this machine")
-    found = repository(it.env, checked_out(ROOT, it.env).url)
-    if found is None:
-        raise NotOffered("this repository is not on GitHub")
-    if why := why_no_attestations(found, it.env):
-        raise NotOffered(f"{why}; whoever can write to the registry decides what is this image")
-    return found
-
-
 def stated(it: Candidate, predicate: str) -> list[Statement]:
     """Return the statements of a kind about this very index, by our CI, for the commit that the labels name."""
-    found = ledger(it)
+    found = it.ledger
     artifact = f"{'' if it.image.registry else 'docker.io/'}{it.image.at(it.index.digest)}"
     try:
         kept = statements(found, artifact, predicate)
@@ -327,7 +338,7 @@ def verified(image: ImageName, name: str, *, platforms: Sequence[str] = (), revi
     lines = []
     for what, check in REQUIRED:
         try:
-            lines.append(Line(what, YES, check(it)))
+            lines.append(Line(what, YES, answered(check, it)))
         except NotOffered as why:
             lines.append(Line(what, NOT_OFFERED, str(why)))
     return Verified(image, it.index.digest, it.label, it.index.platforms, tuple(lines))
@@ -339,7 +350,7 @@ def examined(image: ImageName, name: str) -> list[Line]:
     lines = []
     for what, check in POLICY:
         try:
-            lines.append(Line(what, YES, check(it)))
+            lines.append(Line(what, YES, answered(check, it)))
         except NotOffered as why:
             lines.append(Line(what, NOT_OFFERED, str(why)))
         except Failure as failure:

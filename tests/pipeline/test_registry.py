@@ -108,7 +108,7 @@ def test_another_manifest_than_was_asked_for(hub: Hub, name: ImageName, no_pause
         registry.blob(name, AMD)
 
 
-@pytest.mark.parametrize("raw", [b"<html>", b"[]", b'"text"', b"\xff", b""])
+@pytest.mark.parametrize("raw", [b"<html>", b"[]", b'"text"', b"\xff", b"", b"[" * 100_000])
 def test_something_else_than_a_manifest(hub: Hub, name: ImageName, raw: bytes, no_pause: list[float]) -> None:
     """What a portal or a proxy sends is one sentence."""
     hub.manifests[digest_of(raw)] = raw

@@ -241,6 +241,60 @@ def test_forged_images(hub: Hub, name: ImageName, sha: str, make: Callable[[str]
     assert "no" in outcomes(name, "1.0.0").values()
 
 
+MALFORMED: list[tuple[str, object]] = [
+    ("manifests", "text"),
+    ("manifests", {"a": 1}),
+    ("manifests", ["text"]),
+    ("manifests", [None]),
+    ("manifests", [[]]),
+    ("mediaType", []),
+    ("platform", "linux/amd64"),
+    ("platform", ["linux", "amd64"]),
+    ("platform", {"os": ["linux"], "architecture": {}}),
+    ("annotations", "text"),
+    ("annotations", [1]),
+    ("digest", ["sha256:"]),
+    ("digest", None),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), MALFORMED)
+def test_what_is_not_even_an_index(hub: Hub, name: ImageName, sha: str, key: str, value: object) -> None:
+    """A registry may send anything: it is refused in a sentence, at whatever place it is wrong."""
+    for number in range(4):
+        image = honest(sha)
+        if key in image.content:
+            image.content[key] = value
+        else:
+            image.entries[number][key] = value
+        hub.put(f"{number}.0.0", image)
+        with pytest.raises(Failure) as caught:
+            release.verified(name, f"{number}.0.0")
+        assert str(caught.value).startswith(f"{name}:{number}.0.0 ")
+        assert "no" in outcomes(name, f"{number}.0.0").values()
+
+
+@pytest.mark.parametrize("config", [{}, {"config": []}, {"config": {"Labels": "x"}}, {"config": {"Labels": [1]}}])
+def test_what_is_not_even_a_configuration(hub: Hub, name: ImageName, sha: str, config: dict[str, Any]) -> None:
+    """The same for what a platform's image says of itself."""
+    image = honest(sha)
+    entry = {**image.manifest(config, []), "platform": {"os": "linux", "architecture": "amd64"}}
+    image.entries[:] = [entry, image.proof(entry["digest"])]
+    hub.put("1.0.0", image)
+    with pytest.raises(Failure):
+        release.verified(name, "1.0.0")
+
+
+@pytest.mark.parametrize("statement", [[], "text", {"predicateType": PROVENANCE, "subject": "x"}, {"subject": [1]}])
+def test_what_is_not_even_a_statement(hub: Hub, name: ImageName, sha: str, statement: object) -> None:
+    """The same for provenance."""
+    image = honest(sha, ["linux/amd64"])
+    image.entries[1] = image.proof(image.entries[0]["digest"], statement)
+    hub.put("1.0.0", image)
+    with pytest.raises(Failure):
+        release.verified(name, "1.0.0")
+
+
 def test_what_a_run_needs(hub: Hub, name: ImageName, sha: str) -> None:
     """A platform that is missing, another commit than this run's, and an image that is not there."""
     hub.put("1.0.0", honest(sha, ["linux/amd64"]))
