@@ -18,6 +18,7 @@ Asks nothing, never touches uncommitted changes, and changes nothing the second 
 
 from __future__ import annotations
 
+import contextlib
 import keyword
 import re
 import sys
@@ -40,8 +41,8 @@ from lib.template import (
     named,
     parse_record,
     pipeline_state,
+    rename_file,
     rename_path,
-    rename_text,
     write_record,
 )
 
@@ -75,19 +76,9 @@ def renamed(files: Files, old: Name, new: Name) -> dict[str, bytes]:
     """
     made = {}
     for path, content in files.items():
-        if path == "LICENSE" or path.endswith(".svg"):
-            made[path] = content
-            continue
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            text = ""
-        if path.startswith(SERVICE_FOLDERS) and path.endswith(".py"):
-            # Loggers, metrics and the like are called by the package's name, in texts too.
-            content = re.sub(rf"(?<![A-Za-z0-9]){re.escape(old.package)}(?![A-Za-z0-9])", new.package, text).encode()
-        elif text:
-            content = rename_text(text, old, new).encode()
-        made[rename_path(path, old, new) if path.startswith(SERVICE_FOLDERS) else path] = content
+        with contextlib.suppress(UnicodeDecodeError):
+            content = rename_file(path, content.decode("utf-8"), old, new).encode()
+        made[rename_path(path, old, new)] = content
     return made
 
 

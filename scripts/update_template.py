@@ -41,8 +41,8 @@ from lib.template import (
     named,
     parse_record,
     pipeline_state,
+    rename_file,
     rename_path,
-    rename_text,
     renamings,
     write_record,
 )
@@ -329,7 +329,7 @@ class Renamer:
         lines = text.splitlines(keepends=True)
         kept = sum(line.rstrip("\r\n") in here for line in lines if old.name in line or old.package in line)
         gone = sum(
-            (word := rename_text(line.rstrip("\r\n"), old, new)) in here and word != line.rstrip("\r\n")
+            (word := rename_file(path, line.rstrip("\r\n"), old, new)) in here and word != line.rstrip("\r\n")
             for line in lines
         )
         by_rule = gone > kept or (gone == kept and is_yours(path))
@@ -338,7 +338,7 @@ class Renamer:
             content = line.rstrip("\r\n")
             if old.name not in content and old.package not in content:
                 return line
-            ways = renamings(content, old, new)
+            ways = renamings(path, content, old, new)
             for known in (here, self.anywhere if by_rule else set()):
                 found = next((way for way in ways if way in known), None)
                 if found is not None:

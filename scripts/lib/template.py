@@ -108,7 +108,9 @@ def name_in(files: Mapping[str, str]) -> Name | None:
 
 
 def rename_path(path: str, old: Name, new: Name) -> str:
-    """Return a path with the package's folder renamed."""
+    """Return a path with the package's folder renamed, if it is one of the service's."""
+    if not path.startswith(SERVICE_FOLDERS):
+        return path
     return "/".join(new.package if part == old.package else part for part in path.split("/"))
 
 
@@ -124,15 +126,28 @@ def rename_text(text: str, old: Name, new: Name) -> str:
     return re.sub(rf"(?<![A-Za-z0-9_]){re.escape(old.name)}(?![A-Za-z0-9_])", new.name, text)
 
 
-def renamings(line: str, old: Name, new: Name) -> list[str]:
-    """Return every way to rename a line: each occurrence by the package's name, the name, or not at all.
+def rename_file(path: str, text: str, old: Name, new: Name) -> str:
+    """Return the text of one of the user's own files, renamed.
 
-    The way of rename_text comes first, and the line as it is last.
+    What was measured, and whose the template is, stays as it is. In the service's code the package's name is what
+    loggers, metrics and the like are called by, in texts too.
+    """
+    if path == "LICENSE" or path.endswith(".svg"):
+        return text
+    if path.startswith(SERVICE_FOLDERS) and path.endswith(".py"):
+        return re.sub(rf"(?<![A-Za-z0-9]){re.escape(old.package)}(?![A-Za-z0-9])", new.package, text)
+    return rename_text(text, old, new)
+
+
+def renamings(path: str, line: str, old: Name, new: Name) -> list[str]:
+    """Return every way to rename a line of a file: each occurrence by the package's name, the name, or not at all.
+
+    The way of rename_file comes first, and the line as it is last.
     """
     parts = re.split(rf"({re.escape(old.name)}|{re.escape(old.package)})", line)
     words = parts[1::2]
     if len(words) > 4:  # 81 ways are enough
-        return [rename_text(line, old, new), line]
+        return [rename_file(path, line, old, new), line]
     ways = itertools.product(*([new.package, new.name, word] for word in words))
     made = ["".join(itertools.chain(*itertools.zip_longest(parts[::2], way, fillvalue=""))) for way in ways]
-    return list(dict.fromkeys([rename_text(line, old, new), *made]))
+    return list(dict.fromkeys([rename_file(path, line, old, new), *made]))

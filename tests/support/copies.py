@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import adopt as scripts_adopt
 from lib.command import run
-from lib.template import RECORD, is_yours, name_in, named, rename_path, rename_text
+from lib.template import RECORD, is_yours, name_in, named
 from update_template import Git
 
 NAMED = ("service.toml", "pyproject.toml")
@@ -70,23 +72,32 @@ def copy(template: Path, root: Path, at: str = "HEAD") -> Path:
 
 
 def adopt(root: Path, name: str, origin: Path, at: str) -> None:
-    """Rename a copy's own files, and record where it came from."""
-    texts = {
-        file: (root / file).read_text("utf-8") for file in ("service.toml", "pyproject.toml") if (root / file).exists()
-    }
-    old = name_in(texts)
+    """Rename a copy's own files as scripts/adopt.py does, and record where it came from."""
+    paths = [path for path in git(root, "ls-files").splitlines() if is_yours(path)]
+    before = {path: (root / path).read_bytes() for path in paths}
+    old = name_in({path: before[path].decode() for path in NAMED if path in before})
     assert old
     new = named(name)
-    for path in git(root, "ls-files").splitlines():
-        if not is_yours(path):
-            continue
-        moved = rename_path(path, old, new)
-        content = (root / path).read_bytes()
-        (root / moved).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).rename(root / moved)
-        (root / moved).write_bytes(rename_text(content.decode(), old, new).encode())
+    after = scripts_adopt.renamed(before, old, new)
+    if "README.md" in after:
+        after["README.md"] = scripts_adopt.with_head(after["README.md"].decode(), new).encode()
+    for path in before.keys() - after.keys():
+        (root / path).unlink()
+    write(root, after)
+    tidy(root, [path for path in after if before.get(path) != after[path]])
     record = {"origin": str(origin), "commit": git(origin, "rev-parse", at), "name": name}
     commit(root, f"Adopt as {name}", {RECORD: json.dumps(record)})
+
+
+def tidy(root: Path, paths: Iterable[str]) -> None:
+    """Sort imports and break lines, as scripts/adopt.py does."""
+    python = [path for path in paths if path.endswith(".py")]
+    ruff = str(Path(sys.executable).with_name("ruff"))
+    if python:
+        sort = ["check", "--quiet", "--fix-only", "--select", "I", "--force-exclude"]
+        # What is not Python at all stays as it is.
+        run([ruff, *sort, *python], cwd=root, check=False)
+        run([ruff, "format", "--quiet", "--force-exclude", *python], cwd=root, check=False)
 
 
 @dataclass
