@@ -17,7 +17,6 @@ import base64
 import contextlib
 import difflib
 import functools
-import importlib
 import json
 import os
 import platform
@@ -37,10 +36,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import prepare_host
 from lib import engine, gh, visit
+from lib import service as service_file
 from lib.access import access, pulls_left
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
 from lib.distribution import HUB_LOGIN, Login, Refused, login_of
 from lib.names import SEMVER, ImageName, image_name, parse_version, repository_name
+from lib.service import Service
+from lib.settings import EDGE_PORT, wanted
 from lib.ssh import Target, parse_target
 from lib.template import RECORD, parse_record
 
@@ -97,10 +99,10 @@ class World:
         return {}
 
     @functools.cached_property
-    def service(self) -> Any:
-        """The module that reads service.toml, None in a version that has none yet."""
-        with contextlib.suppress(ModuleNotFoundError):
-            return importlib.import_module("lib.service")
+    def service(self) -> Service | None:
+        """What service.toml says; None if it cannot be read: `service_toml` says why."""
+        with contextlib.suppress(UsageError):
+            return service_file.load(self.root, {})
         return None
 
     @functools.cached_property
@@ -244,7 +246,7 @@ def git(world: World) -> Iterator[Line]:
 def docker_engine(world: World) -> Iterator[Line]:
     """Docker Engine: it answers, keeps indexes, runs each platform, has buildx, and takes registries on localhost."""
     found = world.engine
-    platforms = world.service.load(world.root).platforms if world.service else ()
+    platforms = world.service.platforms if world.service else ()
     sentences = [*engine.problems(found, platforms), engine.without_loopback(found)]
     for sentence in filter(None, sentences):
         said, colon, fix = sentence.partition(": ")
@@ -278,7 +280,7 @@ def names_in_containers(world: World) -> Iterator[Line]:
     """A name that this machine resolves is resolved in a container as well."""
     if world.service is None or not world.engine.version:
         return
-    image = world.service.load(world.root).image
+    image = world.service.image
     if run(["docker", "image", "inspect", image], check=False).returncode:
         return
     name = (world.image.registry.partition(":")[0] if world.image else "") or "registry-1.docker.io"
@@ -386,17 +388,14 @@ def template(world: World) -> Iterator[Line]:
             yield Line(OK, f"updates come from {record.origin}")
 
 
-def service(world: World) -> Iterator[Line]:
+def service_toml(world: World) -> Iterator[Line]:
     """service.toml is one, and Dockerfile, compose.yaml and deploy/ say the same."""
-    if world.service is None:
-        return
     try:
-        name = world.service.load(world.root).name
+        name = service_file.load(world.root, {}).name
     except UsageError as error:
         yield Line(WRONG, str(error), "correct service.toml; scripts/lib/service.py lists its keys")
         return
-    differences: Callable[..., Sequence[str]] = getattr(world.service, "differences", lambda root: ())
-    found = list(differences(world.root))
+    found = service_file.differences(world.root, {})
     for difference in found:
         yield Line(WRONG, difference, "make both say the same: service.toml, or the file that it names")
     if not found:
@@ -500,43 +499,49 @@ def spelling(world: World) -> Iterator[Line]:
 
 def service_secrets(world: World) -> set[str]:
     """Return the names of the secrets that the service needs."""
-    if world.service is None:
-        return set()
-    with contextlib.suppress(Failure):
-        return set(world.service.load(world.root).secrets)
-    return set()
+    return set(world.service.secrets) if world.service else set()
 
 
 def values(world: World) -> Iterator[Line]:
-    """What is set is of the right form: each would fail its run."""
-    try:
-        world.image  # noqa: B018  raises for a bad name
-    except UsageError as error:
-        name = str(error).split()[0]
-        yield Line(WRONG, str(error), f"gh variable set {name if name.isupper() else 'IMAGE_REPOSITORY'} --body VALUE")
-    for name, form, example in FORMS:
-        value = world.settings.get(name, "")
-        if value and not re.fullmatch(form, value):
-            yield Line(
-                WRONG,
-                f"{name} is {value!r}, expected one such as {example}",
-                f"gh variable set {name} --body {example}",
-            )
-    try:
-        world.target  # noqa: B018  the same
-    except UsageError as error:
-        yield Line(WRONG, str(error), "gh variable set DEPLOY_HOST --env production --body deploy@hello.example.org")
+    """What is set is of the right form: each would fail its run, or be ignored without a word."""
+    tries: tuple[Callable[[], object], ...] = (
+        lambda: world.image,
+        lambda: world.target,
+        lambda: service_file.platforms(None, world.settings),
+        lambda: wanted({name: world.settings.get(name, "") for name in HOW}, world.service) if world.service else None,
+        lambda: one_of("IMAGE_VISIBILITY", world.settings, ("private", "public")),
+        lambda: one_of("DEPLOY_ON_RELEASE", world.settings, ("true", "false")),
+    )
+    for attempt in tries:
+        try:
+            attempt()
+        except UsageError as error:
+            name = next((word for word in EXAMPLES if re.search(rf"\b{word}\b", str(error))), "IMAGE_REPOSITORY")
+            yield Line(WRONG, str(error), f"gh variable set {name} --body {EXAMPLES[name]}")
 
 
-FORMS = (
-    ("PLATFORMS", r"\s*linux/(amd64|arm64)([\s,]+linux/(amd64|arm64))*\s*", "linux/amd64"),
-    ("DOMAIN", r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]|none", "hello.example.org"),
-    ("EDGE_PORT", r"[1-9][0-9]{0,4}|none", "4000"),
-    ("REPLICAS", r"[1-9][0-9]?|100|none", "2"),
-    ("DEPLOY_URL", r"https?://[^\s/]+(/\S*)?", "https://hello.example.org"),
-    ("DEPLOY_ON_RELEASE", r"true|false", "true"),
-    ("IMAGE_VISIBILITY", r"private|public", "private"),
-)
+def one_of(name: str, settings: Mapping[str, str], expected: Sequence[str]) -> None:
+    """Raise UsageError if a setting is another word."""
+    value = settings.get(name, "")
+    if value and value not in expected:
+        raise UsageError(f"{name} is {value!r}, expected {' or '.join(expected)}")
+
+
+HOW = ("DOMAIN", "EDGE_PORT", "REPLICAS", "DEPLOY_URL")
+EXAMPLES = {
+    "DOCKERHUB_USERNAME": "NAME",
+    "IMAGE_NAMESPACE": "NAME",
+    "REGISTRY": "ghcr.io",
+    "PLATFORMS": "linux/amd64",
+    "DEPLOY_HOST": "deploy@hello.example.org --env production",
+    "DOMAIN": "hello.example.org",
+    "EDGE_PORT": "4000",
+    "REPLICAS": "2",
+    "DEPLOY_URL": "https://hello.example.org",
+    "DEPLOY_ON_RELEASE": "true",
+    "IMAGE_VISIBILITY": "private",
+    "IMAGE_REPOSITORY": "NAME",
+}
 
 
 def environments(world: World) -> Iterator[Line]:
@@ -829,7 +834,7 @@ def edge_ports(world: World) -> tuple[int, ...]:
     if world.settings.get("DOMAIN") not in (None, "", "none"):
         return 80, 443
     port = world.settings.get("EDGE_PORT", "")
-    return (int(port) if port.isdigit() else 4000,)
+    return (int(port) if port.isdigit() else world.service.publish if world.service else EDGE_PORT,)
 
 
 def domain(world: World) -> Iterator[Line]:
@@ -914,7 +919,7 @@ def deployed(world: World) -> Iterator[Line]:
 
 CHECKS: dict[str, tuple[Callable[[World], Iterator[Line]], ...]] = {
     "this machine": (python, git, docker_engine, proxy, names_in_containers),
-    "the clone": (repository, origin, main_branch, history, tags, line_endings, template, service),
+    "the clone": (repository, origin, main_branch, history, tags, line_endings, template, service_toml),
     "GitHub": (
         *(on_github, default_branch, actions, account, spelling, values),
         *(environments, rules, last_run, deploy_settings),

@@ -27,6 +27,7 @@ from lib.command import ROOT, Failure, UsageError, run
 from lib.daemon import Daemon
 from lib.distribution import Login, Refused
 from lib.names import ImageName
+from lib.service import Service
 from lib.template import RECORD
 from ports import free_port
 from prepare_host import make_key
@@ -177,7 +178,7 @@ def policy(road: Road, kind: str, name: str) -> None:
     road.state["environments"]["production"]["policies"].append([kind, name])
 
 
-def raises(error: Exception) -> Callable[[Road], object]:
+def raises(error: UsageError) -> Callable[[Road], object]:
     """Let service.toml be bad."""
     return lambda road: setattr(road, "service", error)
 
@@ -255,11 +256,11 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
     ),
     "service.toml is bad": (
         raises(UsageError("service.toml: port is 'x', expected a number")),
-        *("service", WRONG, "port is 'x'", "correct service.toml"),
+        *("service_toml", WRONG, "port is 'x'", "correct service.toml"),
     ),
     "service.toml and Dockerfile differ": (
         lambda road: setattr(road, "differences", ["Dockerfile: EXPOSE is 8000, and service.toml has port = 80"]),
-        *("service", WRONG, "EXPOSE is 8000", "make both say the same"),
+        *("service_toml", WRONG, "EXPOSE is 8000", "make both say the same"),
     ),
     "gh may not see the repository": (
         lambda road: road.state.update(visible=False),
@@ -322,7 +323,7 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
     ),
     "platform that there is not": (
         lambda road: variables(road, PLATFORMS="amd64"),
-        *("values", WRONG, "PLATFORMS is 'amd64'", "gh variable set PLATFORMS --body linux/amd64"),
+        *("values", WRONG, "PLATFORMS has 'amd64' in it", "gh variable set PLATFORMS --body linux/amd64"),
     ),
     "port that is none": (
         lambda road: variables(road, "production", EDGE_PORT="http"),
@@ -391,7 +392,7 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
         *("deploy_settings", MISSING, "the secret DEPLOY_SSH_KEY", r"scripts/prepare_host\.py"),
     ),
     "secrets of the service": (
-        lambda road: road.service.secrets.update(SECRET_KEY="x"),
+        lambda road: setattr(road, "service", Service("hello", ("hello",), secrets={"SECRET_KEY": "x"})),
         *(
             "deploy_settings",
             MISSING,
@@ -609,7 +610,7 @@ def test_main(road: Road, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     assert doctor.main(["--json"]) == 1
     found = json.loads(capfd.readouterr().out)
     assert {tuple(line) for line in found} == {("state", "said", "fix", "safe", "area", "check")}
-    assert [line["check"] for line in found if line["state"] == "wrong"] == ["service"]
+    assert [line["check"] for line in found if line["state"] == "wrong"] == ["service_toml"]
     assert doctor.main(["--host", "root@hello.example.org"]) == 1
     out = capfd.readouterr().out
     assert "  wrong    Dockerfile: EXPOSE is 8000" in out

@@ -489,8 +489,9 @@ def edit(root: Path, kind: str) -> Edits:
     if kind == "own service":
         edits.remove(root, "benchmarks", "deploy/KUBERNETES.md", "deploy/kubernetes.yaml", "src", "tests/service")
         edits.remove(root, "tests/service/test_kubernetes.py")
-        write(root, {"src/shop_api/__main__.py": "print('mine')\n", "tests/service/test_mine.py": "def test(): pass\n"})
-        edits.lines |= {"src/shop_api/__main__.py": "print('mine')", "tests/service/test_mine.py": "def test(): pass"}
+        own = {"src/shop_api/__main__.py": 'print("mine")\n', "tests/service/test_mine.py": "mine = True\n"}
+        write(root, own)
+        edits.lines |= {path: text.strip() for path, text in own.items()}
     commit(root, "Mine")
     return edits
 

@@ -8,19 +8,19 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import doctor
 from docker_info import INFO, INSPECT
-from lib import access, distribution, engine, gh, visit
-from lib.command import ROOT, Failure, last_line
+from lib import access, distribution, engine, gh, service, visit
+from lib.command import ROOT, Failure, UsageError, last_line
 from lib.command import run as command_run
 from lib.gh import ENVIRONMENTS, RULESETS
+from lib.service import Service
 from programs import Programs
 from support.copies import commit, git, repository
 from support.github import GitHubStandIn, Refusal, called
@@ -66,9 +66,7 @@ class Road:
         hub.users, hub.public = {f"octo:{TOKEN}": ["pull", "push"]}, {"octo/hello"}
         self.docker_login = f"octo:{TOKEN}"
         self.docker_config = docker_config
-        self.service: Any = SimpleNamespace(
-            name="hello", image="hello:ci", secrets={}, platforms=("linux/amd64", "linux/arm64")
-        )
+        self.service: Service | UsageError = Service("hello", ("python", "-m", "hello"))
         self.differences: list[str] = []
         self.resolves_in_containers = True
         self.scan = f"hello.example.org {HOST_KEY}\n"
@@ -106,6 +104,8 @@ class Road:
         state["rulesets"] = [{"id": number, **copy.deepcopy(rule)} for number, rule in enumerate(RULESETS)]
         for module in (doctor, engine, gh):
             patch.setattr(module, "run", self.run)
+        patch.setattr(service, "load", self.load)
+        patch.setattr(service, "differences", lambda root, environ: self.differences)
         patch.setattr(access, "HUB", hub.host)
         patch.setattr(doctor, "addresses", lambda name: self.addresses.get(name, set()))
         patch.setattr(doctor, "ends", self.ends)
@@ -159,13 +159,11 @@ class Road:
         host["keys"] = base64.b64encode(str(host["keys"]).encode()).decode()
         said = "".join(f"{name}={value}\n" for name, value in host.items())
         answer("^ssh ", said, err=self.ssh_error, status=255 if self.ssh_error else 0)
-        world = doctor.World(self.env, self.root, self.login)
-        world.service = SimpleNamespace(load=self.load, differences=lambda root: self.differences)
-        return world
+        return doctor.World(self.env, self.root, self.login)
 
-    def load(self, root: Path) -> Any:
+    def load(self, root: Path, environ: Mapping[str, str]) -> Service:
         """Stand for reading service.toml."""
-        if isinstance(self.service, Exception):
+        if isinstance(self.service, UsageError):
             raise self.service
         return self.service
 
