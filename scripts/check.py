@@ -141,13 +141,14 @@ def make_environment(folder: Path, python: str = "") -> Path:
     made_from = hashlib.sha256(requirements.read_bytes()).hexdigest() + python
     if stamp.exists() and stamp.read_text("utf-8") == made_from:
         return folder / "bin"
+    interpreter = os.path.realpath(sys.executable)  # which may be this environment's own, a link
     shutil.rmtree(folder, ignore_errors=True)
     if python:
         uv = str(make_environment(ROOT / ".venv") / "uv")
         run([uv, "venv", "--no-project", "--python", python, str(folder)])
         run([uv, "pip", "install", "--python", str(folder / "bin/python"), "--require-hashes", "-r", str(requirements)])
     else:
-        done = run([sys.executable, "-m", "venv", str(folder)], check=False)
+        done = run([interpreter, "-m", "venv", str(folder)], check=False)
         if done.returncode != 0:
             raise Failure(f"cannot make a virtual environment{last_line(done)}; on Debian, install python3-venv")
         pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--no-compile"]

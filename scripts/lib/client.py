@@ -54,11 +54,14 @@ def ask(
     path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
     found: list[Answer | Exception] = []
     sockets: list[socket.socket] = []
+    late = threading.Event()
 
     def question() -> None:
         try:
             link.connect()
             sockets.append(link.sock)
+            if late.is_set():  # so nobody ends this connection
+                return
             link.request(method, path, body.encode() if body is not None else None, dict(headers or {}))
             with link.getresponse() as response:
                 read = response.read(LIMIT)
@@ -76,6 +79,7 @@ def ask(
     thread.join(seconds)
     what = f"{method} {parts.path or '/'}"
     if not found:
+        late.set()
         for connected in sockets:  # ends the thread, wherever it waits
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)

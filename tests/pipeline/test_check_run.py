@@ -54,6 +54,19 @@ def test_an_environment_is_made_anew(project: Path, tmp_path: Path, monkeypatch:
     assert calls.read_text("utf-8").splitlines() == once * 2
 
 
+def test_an_environment_whose_own_python_asks(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is removed before it is made again, and its Python with it: the one that it links to makes the new one."""
+    python, folder, calls = tmp_path / "python", tmp_path / "venv", tmp_path / "calls"
+    made = 'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi'
+    python.write_text(f'#!/bin/sh\necho "$0" >> {calls}\n{made}\n', "utf-8")
+    python.chmod(0o755)
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").symlink_to(python)
+    monkeypatch.setattr(sys, "executable", str(folder / "bin/python"))
+    check.make_environment(folder)
+    assert calls.read_text("utf-8").splitlines() == [str(python), str(folder / "bin/python")]
+
+
 def test_an_environment_of_another_python(project: Path, tmp_path: Path, programs: Programs) -> None:
     """uv, from the checks' own environment, finds that Python or downloads it."""
     requirements = project / "requirements-dev.txt"
