@@ -198,6 +198,12 @@ class Job:
         nodes = docker("node", "ls", "--quiet").split()
         return verified(self.name, version, node_platforms(docker("node", "inspect", *nodes)))
 
+    def address(self, running: Mapping[str, Running]) -> str:
+        """Return where the page of what runs is; what would be needed to deploy it is not needed for that."""
+        plain = replace(self.service, secrets={}, processes={})
+        only = Wanted(url=self.wanted.url)
+        return url(settings(self.stack, plain, only, running), only, self.host)
+
     def settings(self, running: Mapping[str, Running]) -> Settings:
         """Return how to deploy, with everything checked that can be before the first change."""
         found = settings(self.stack, self.service, self.wanted, running, rehearsal=self.rehearsing)
@@ -235,7 +241,9 @@ def redeploy(job: Job) -> None:
         release, previous_one = choose(job.version, records, job.find, web.digest if web else "")
         how = job.settings(read_services(before, stack))
         address = url(how, job.wanted, job.host)
-        rollout = Rollout(how, address, job.timeout, before=before, private=needs_login(release))
+        was = job.address(read_services(before, stack)) if before else ""
+        private = needs_login(release)
+        rollout = Rollout(how, address, job.timeout, before=before, address_before=was, private=private)
         rollout.settle()
         say(difference(proven.release if proven else None, release))
         began = time.monotonic()
@@ -313,9 +321,7 @@ def status(job: Job) -> str:
     if not found and not cut_off:
         return f"{stack} is not deployed; run python3 scripts/redeploy.py VERSION"
     last = records[-1] if records else None
-    # What would be needed to deploy is not needed to look.
-    plain = replace(job.service, secrets={}, processes={})
-    address = url(settings(stack, plain, job.wanted, found), job.wanted, job.host)
+    address = job.address(found)
     lines = [f"{address}: {answer(address)}"]
     if last:
         lines.append(f"deployed: {last.release.reference}\n          {last.release}, {last.at} by {last.by}")

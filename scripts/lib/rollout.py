@@ -95,13 +95,18 @@ class Rollout:
         timeout: float,
         *,
         before: Sequence[Mapping[str, Any]] = (),
+        address_before: str = "",
         private: bool = True,
     ) -> None:
-        """`before` are the services that ran before, as lib.swarm.inspected returned them; none for a first version."""
+        """`before` are the services that ran before, as lib.swarm.inspected returned them; none for a first version.
+
+        `address_before` is where their page was, if it was not at `address`.
+        """
         self.settings = settings
         self.address = address
         self.timeout = timeout
         self.before = before
+        self.address_before = address_before or address
         self.private = private
         self.old: set[str] = set()
         """The tasks that there were before, which say nothing about the release."""
@@ -175,17 +180,18 @@ class Rollout:
                 raise Failure(f"not done after {self.timeout:g} s: {now.reason}")
             time.sleep(0.5)
 
-    def prove(self, release: Release) -> None:
-        """Ask through the edge whether the release serves.
+    def prove(self, release: Release, address: str = "") -> None:
+        """Ask through the edge whether the release serves, at an address if it is not the new one.
 
         A service without X-Revision is proven by what `wait` saw: every task runs the release's digest.
         """
-        seconds = 120 if self.settings.domain else 30  # a first certificate takes its time
+        address = address or self.address
+        seconds = 120 if address.startswith("https:") else 30  # a first certificate takes its time
         off = self.settings.service.off.get("revision", "")
         if off:
             say(f"any page with status 200 will do, because service.toml turns the check of X-Revision off: {off}")
         revision = "" if off else release.revision
-        visit_until(self.address, revision, answers=max(20, 10 * self.settings.replicas), seconds=seconds)
+        visit_until(address, revision, answers=max(20, 10 * self.settings.replicas), seconds=seconds)
 
     def last_words(self, release: Release) -> None:
         """Print the end of the log of the release's task that failed last."""
@@ -241,7 +247,7 @@ class Rollout:
                 say(f"nothing ran before; deploying {ran}, which served last")
                 self.deploy(ran)
             self.wait(ran, going_back=True)
-            self.prove(ran)
+            self.prove(ran, self.address_before if self.before else self.address)
         except Failure as failure:
             raise Failure(
                 f"going back to {ran or 'nothing'} failed as well ({failure}); see python3 scripts/redeploy.py --status"

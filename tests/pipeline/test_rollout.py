@@ -260,6 +260,21 @@ def test_a_stack_that_somebody_removed_gets_what_was_proven_last(
     assert docker.called("docker", "stack") == [deploy_command(OWN)]
 
 
+def test_what_is_put_back_is_asked_for_where_it_was(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another domain or port goes back with the version, so the page is at its old address again."""
+    visited: list[str] = []
+    monkeypatch.setattr(rollout, "visit_until", lambda address, revision, **more: visited.append(address))
+    before = json.loads(service(OLD))
+    deployed(docker, service(OLD), tasks("Running", digest=OLD))
+    engine(docker, before)
+    new, old = "https://a.example.org/", "http://127.0.0.1:4000/"
+
+    Rollout(OWN, new, 60, before=before, address_before=old).go_back(RELEASE, PROVEN)
+    Rollout(OWN, new, 60).go_back(RELEASE, PROVEN)
+
+    assert visited == [old, new]
+
+
 def test_a_service_without_a_revision_is_proven_by_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then any page with the status 200 will do."""
     visited: list[str] = []
