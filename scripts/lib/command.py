@@ -214,6 +214,8 @@ def start(main: Callable[[Sequence[str]], int]) -> None:
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
+    # A shell's background job ignores SIGINT, and so would all that it starts: nothing could be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main(sys.argv[1:])
     except Failure as failure:

@@ -133,10 +133,14 @@ start(lambda _: run(["sh", "-c", shell], passthrough=True).returncode)
 """
 
 
+@pytest.mark.parametrize("start_it", [[], ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]], ids=["", "background"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_may_put_away_what_it_has_begun(number: signal.Signals, status: int) -> None:
-    """Ctrl-C reaches a whole group of processes, SIGTERM one; either way the command is waited for."""
-    begin = [sys.executable, "-c", CLEANS_UP]
+def test_a_command_may_put_away_what_it_has_begun(number: signal.Signals, status: int, start_it: list[str]) -> None:
+    """Ctrl-C reaches a whole group of processes, SIGTERM one; either way the command is waited for.
+
+    So it is in a shell's background job, which ignores SIGINT when it starts.
+    """
+    begin = [*start_it, sys.executable, "-c", CLEANS_UP]
     with subprocess.Popen(begin, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             assert process.stderr
