@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
         "--platform", action="append", choices=this.platforms, help="a platform to build (default: every one)"
     )
     options = arguments.parse_args(argv)
-    engine.find(options.platform or this.platforms)
+    engine.find(())  # nothing is run: each platform's packages are fetched and laid out on this one
     with stage("Build image"):
         built = build(options.image, options.platform or this.platforms, checked_out())
     set_output("digest", built.digest)

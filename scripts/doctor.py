@@ -511,6 +511,7 @@ def values(world: World) -> Iterator[Line]:
         lambda: wanted({name: world.settings.get(name, "") for name in HOW}, world.service) if world.service else None,
         lambda: one_of("IMAGE_VISIBILITY", world.settings, ("private", "public")),
         lambda: one_of("DEPLOY_ON_RELEASE", world.settings, ("true", "false")),
+        lambda: one_of("EMULATE", world.settings, ("true", "false")),
     )
     for attempt in tries:
         try:
@@ -539,6 +540,7 @@ EXAMPLES = {
     "REPLICAS": "2",
     "DEPLOY_URL": "https://hello.example.org",
     "DEPLOY_ON_RELEASE": "true",
+    "EMULATE": "true",
     "IMAGE_VISIBILITY": "private",
     "IMAGE_REPOSITORY": "NAME",
 }

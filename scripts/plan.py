@@ -4,18 +4,23 @@
   python3 scripts/plan.py
 
 Reads what GitHub says about the run (GITHUB_EVENT_NAME, GITHUB_REF) and what was set for the
-repository (DOCKERHUB_USERNAME, IMAGE_NAMESPACE, IMAGE_REPOSITORY, REGISTRY; HAS_TOKEN is `true` where the secret
-DOCKERHUB_TOKEN is set), and hands on:
+repository (DOCKERHUB_USERNAME, IMAGE_NAMESPACE, IMAGE_REPOSITORY, REGISTRY; HAS_TOKEN is `true` if the
+secret DOCKERHUB_TOKEN is set for all of it), and hands on:
 
-  publish  true where the tested image is to be pushed
-  build    true where it has to be built: false if this commit is published already
-  digest   what is published for this commit, or nothing
-  subject  registry/namespace/repository, as attestations call it, or nothing
-  version  1.2.3 where the run was started by the tag v1.2.3, or nothing
+  publish    true if the tested image is to be pushed
+  build      true if it has to be built: false if this commit is published already
+  digest     what is published for this commit, or nothing
+  subject    registry/namespace/repository, as attestations call it, or nothing
+  version    1.2.3 if the run was started by the tag v1.2.3, or nothing
+  here       the platforms that the job that builds the image also runs it on
+  arm64      true if another job runs it on linux/arm64, on a machine of that kind
+  hand-over  true if another job needs the image
 
 A pull request is built and tested, never published. A tag that is not a version, or whose commit is
 not in the history of main, is refused. If nothing is set, the run stays green and says what to set.
 A private repository's image goes to Docker Hub only once IMAGE_VISIBILITY is `private` or `public`.
+GitHub has arm64 machines for public repositories; elsewhere QEMU emulates one. EMULATE (`true` or
+`false`) overrides that.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from lib.registry import digest_at, is_shown
 
 MAIN = "refs/heads/main"
 TAGS = "refs/tags/"
+ARM64 = "linux/arm64"
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,23 @@ def decide(env: Mapping[str, str], repository: str) -> Plan:
             "the secret DOCKERHUB_TOKEN is set and the variable DOCKERHUB_USERNAME is not: set it to the name that"
             " the token belongs to"
         )
+    # The token may be set for the environment of the job that publishes, and nowhere else: check_login.py looks there.
     image = image_name(env, repository)
-    if not has_token:
-        raise UsageError(
-            f"the variable DOCKERHUB_USERNAME is {username!r} and the secret DOCKERHUB_TOKEN is not set: set it to"
-            " an access token that may read and write"
-        )
     return Plan(image, version, f"the tested image is published as {image}")
+
+
+def emulates(env: Mapping[str, str], platforms: Sequence[str]) -> bool:
+    """Whether the job that builds the image also runs it on linux/arm64, emulated; raises UsageError for EMULATE.
+
+    https://docs.github.com/actions/reference/runners/github-hosted-runners, "Standard GitHub-hosted runners"
+    """
+    choice = env.get("EMULATE", "")
+    if choice not in ("", "true", "false"):
+        raise UsageError(f"the variable EMULATE is {choice!r}, expected true or false, or unset")
+    if ARM64 not in platforms or len(platforms) < 2:
+        return True
+    hosted_and_public = env.get("RUNNER_ENVIRONMENT") == "github-hosted" and not is_private(env)
+    return choice == "true" or (choice == "" and not hosted_and_public)
 
 
 def tagged_version(tag: str) -> Version:
@@ -181,6 +197,8 @@ def main(argv: Sequence[str]) -> int:
     parser(__doc__).parse_args(argv)
     commit = checked_out()
     plan = decide(os.environ, commit.repository)
+    platforms = service.load().platforms
+    emulated = emulates(os.environ, platforms)
     if plan.version:
         check_history(f"v{plan.version}", commit.sha)
     report(plan, commit)
@@ -194,6 +212,10 @@ def main(argv: Sequence[str]) -> int:
     set_output("digest", digest)
     set_output("subject", f"{'' if plan.image.registry else 'docker.io/'}{plan.image}" if plan.image else "")
     set_output("version", str(plan.version or ""))
+    elsewhere = not digest and not emulated
+    set_output("here", " ".join(platform for platform in platforms if emulated or platform != ARM64))
+    set_output("arm64", "true" if elsewhere else "false")
+    set_output("hand-over", "true" if elsewhere or (plan.image and not digest) else "false")
     return 0
 
 

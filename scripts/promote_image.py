@@ -11,6 +11,7 @@ edge moves forward only. The digest is compared before and after. Doing it twice
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -29,6 +30,7 @@ from lib.command import (
     parser,
     run,
     say,
+    set_output,
     stage,
     start,
 )
@@ -219,13 +221,17 @@ def main(argv: Sequence[str]) -> int:
         if options.digest:
             check_same(image.tagged(commit.sha), check_digest(options.digest), digest)
         dry_run = options.dry_run
-        release.verified(image, digest, revision=commit.sha)
+        found = release.verified(image, digest, revision=commit.sha)
         moves = (
             promote_version(image, commit.sha, digest, version, dry_run) if version else promote_edge(image, dry_run)
         )
     for move in moves:
         print(move)
     add_summary(table(image, moves))
+    if version:
+        latest = any(move.tag == LATEST and move.after == digest for move in moves)
+        facts = {"digest": digest, "platforms": dict(found.platforms), "latest": latest}
+        set_output("release", json.dumps(facts))
     return 0
 
 

@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     image = local_image(options.image)
     if options.digest:
         check_same(f"{options.image} on this engine", check_digest(options.digest), image.digest)
-    with stage("Push image"):
+    with stage("Look at registry" if options.dry_run else "Push image"):
         digest = publish(image, target, commit, platforms=service.load().platforms, dry_run=options.dry_run)
     set_output("digest", digest)
     print(target.at(digest))

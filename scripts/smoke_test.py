@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import containers, engine, service
 from lib.client import Answer, ask
-from lib.command import ROOT, Failure, parser, run, say, shown, stage, start, wait_until
+from lib.command import ROOT, Failure, parser, run, say, set_output, shown, stage, start, wait_until
 from lib.names import PIPELINE
 from lib.registry import LocalImage, check_same, local_image, run_pulling
 from lib.service import Backing, Service
@@ -410,6 +410,7 @@ def main(argv: Sequence[str]) -> int:
         check_same(f"{options.image} on this engine", options.digest, image.digest)
     with containers.cleaned_up():
         smoke_test(image, options.platform or this.platforms, options.port)
+    set_output("digest", image.digest)
     print(image.digest)
     return 0
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write the job summary: how long each stage took, the one digest, its way, and how to run it.
 
-Reads build/stages.jsonl, which the other scripts leave, and from the environment
-DIGEST, PUBLISHED (the digest in the registry, or nothing) and LOGIN (how the step that logged in ended). Prints the
-summary; on GitHub it becomes the job's. Where the login failed, says what to check, and fails.
+Reads build/stages.jsonl, which the other scripts leave, those that other jobs handed over (build/tested), and from the
+environment DIGEST, PUBLISHED (`true` if that digest is in the registry now), and how two steps ended: LOGIN, and
+ATTESTED. Prints the summary; on GitHub it becomes the job's. If the login failed, says what to check, and fails.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
+from hand_over import TESTED
 from lib import service
 from lib.command import STATE, Failure, add_summary, parser, say, start
 from lib.names import ImageName, checked_out, image_name
 from lib.registry import layer_sizes
+from report_tests import checks_in
 
 
 def stages_in(text: str) -> list[Mapping[str, Any]]:
@@ -57,6 +59,18 @@ docker pull {image.at(digest)}
 ```"""
 
 
+def attested(env: Mapping[str, str]) -> str:
+    """Return whether the image was attested, as far as a run that publishes knows."""
+    outcome = env.get("ATTESTED", "")
+    if outcome == "failure":
+        return "Not attested, so not published: run the failed jobs again."
+    if outcome == "success":
+        return "Attested: how it was built, and that it passed its tests."
+    if outcome == "skipped" and env.get("PRIVATE") == "true":
+        return "Not attested: GitHub attests images of public repositories, and on Enterprise Cloud of private ones."
+    return ""
+
+
 def size_table(sizes: Mapping[str, int]) -> str:
     """Return compressed sizes as a Markdown table; MB are millions of bytes."""
     rows = [f"| {platform} | {size / 1e6:.1f} MB |" for platform, size in sorted(sizes.items())]
@@ -82,11 +96,12 @@ def main(argv: Sequence[str]) -> int:
     parser(__doc__).parse_args(argv)
     commit = checked_out()
     digest = os.environ.get("DIGEST", "")
-    stages = stages_in(read("stages.jsonl"))
+    stages = [*checks_in(TESTED), *stages_in(read("stages.jsonl"))]
     parts = [f"### Image of {commit.sha}", stage_table(stages)]
     if digest:
         parts += [f"Digest: `{digest}`", way(commit.sha, digest, stages)]
-    if digest and os.environ.get("PUBLISHED") == digest:
+    parts.append(attested(os.environ))
+    if digest and os.environ.get("PUBLISHED") == "true":
         image = image_name(os.environ, commit.repository)
         parts.append(commands(image, digest, service.load().run_line(image.tagged(commit.sha))))
         sizes = sizes_of(image.at(digest))

@@ -18,7 +18,8 @@ class Front:
     """Serves a registry on a port of its own until the `with` block ends.
 
     `writes_to_fail` is how many writes are still answered with 503; `down` answers everything so. `denies` answers
-    writes as Docker Hub does where there is no such repository, or not for this user.
+    writes as Docker Hub does where there is no such repository, or not for this user. `private` answers
+    nobody without a login.
     `reader` is the user:password that reads without a login are made with.
     """
 
@@ -28,6 +29,7 @@ class Front:
         self.writes_to_fail = 0
         self.down = False
         self.denies = False
+        self.private = False
         self.requests: list[str] = []
         """Method and path of each request, and whether it carried a login."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
@@ -88,7 +90,7 @@ def handler(front: Front) -> type[BaseHTTPRequestHandler]:
                 self.answer(403, [], f'{{"errors":[{{"code":"DENIED","message":"{denied}"}}]}}'.encode())
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
-            if not login and self.command in ("GET", "HEAD") and self.path != "/v2/":
+            if not login and not front.private and self.command in ("GET", "HEAD") and self.path != "/v2/":
                 headers["Authorization"] = front.reader
             body = self.read_body()
             if body or self.command in ("POST", "PUT", "PATCH"):

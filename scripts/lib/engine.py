@@ -105,7 +105,10 @@ def look() -> Engine:
 
 
 def problems(engine: Engine, platforms: Sequence[str]) -> list[str]:
-    """Return what keeps an engine from running the pipeline for `platforms`, a sentence each with what to do."""
+    """Return what keeps an engine from running the pipeline, a sentence each with what to do.
+
+    It has to run images for `platforms`; it can build for others too, as nothing is run there.
+    """
     if "permission denied" in engine.why_not:
         return [
             "you may not talk to the Docker Engine: run sudo usermod -aG docker $USER and log in again;"

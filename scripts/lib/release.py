@@ -325,9 +325,6 @@ POLICY: tuple[tuple[str, Callable[[Candidate], str]], ...] = (
 )
 """What is checked, in this order: what costs nothing first."""
 
-REQUIRED = POLICY[:-2]
-"""What `verified` insists on: all of it once ci.yml attests the provenance and the test result."""
-
 
 def verified(image: ImageName, name: str, *, platforms: Sequence[str] = (), revision: str = "") -> Verified:
     """Return what a tag or digest was verified to be; raise Failure that says why it must not be used.
@@ -336,7 +333,7 @@ def verified(image: ImageName, name: str, *, platforms: Sequence[str] = (), revi
     """
     it = Candidate(image, name, platforms, revision)
     lines = []
-    for what, check in REQUIRED:
+    for what, check in POLICY:
         try:
             lines.append(Line(what, YES, answered(check, it)))
         except NotOffered as why:

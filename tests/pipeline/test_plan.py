@@ -50,7 +50,6 @@ def test_nothing_set() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"HAS_TOKEN": "false"}, "DOCKERHUB_TOKEN is not set"),
         ({"DOCKERHUB_USERNAME": ""}, "DOCKERHUB_USERNAME is not"),
         ({"DOCKERHUB_USERNAME": "Octo"}, "DOCKERHUB_USERNAME is 'Octo'"),
         ({"IMAGE_REPOSITORY": "a b"}, "IMAGE_REPOSITORY is 'a b'"),
@@ -186,6 +185,46 @@ def test_what_is_published(hub: Hub, monkeypatch: pytest.MonkeyPatch, no_pause: 
     hub.put(SHA, honest("f" * 40))
     with pytest.raises(Failure, match="has the revision label"):
         plan.published(image, SHA)
+
+
+def test_a_token_of_the_environment_alone() -> None:
+    """A token that is set for the environment `publish` only is not seen here, and published with all the same."""
+    assert decide(**{**MAIN, **SET, "HAS_TOKEN": "false"}).image is not None
+
+
+HOSTED = {"RUNNER_ENVIRONMENT": "github-hosted", "GITHUB_ACTIONS": "true"}
+
+
+@pytest.mark.parametrize(
+    ("env", "private", "platforms", "emulated"),
+    [
+        (HOSTED, False, BOTH, False),
+        (HOSTED, True, BOTH, True),
+        ({"RUNNER_ENVIRONMENT": "self-hosted"}, False, BOTH, True),
+        ({}, False, BOTH, True),
+        ({**HOSTED, "EMULATE": "true"}, False, BOTH, True),
+        ({**HOSTED, "EMULATE": "false"}, True, BOTH, False),
+        ({"EMULATE": "false"}, False, BOTH, False),
+        (HOSTED, False, ("linux/amd64",), True),
+        (HOSTED, False, ("linux/arm64",), True),
+        (HOSTED, False, ("linux/amd64", "linux/arm64", "linux/s390x"), False),
+    ],
+    ids=["public", "private", "self-hosted", "laptop", "on", "off", "off at home", "amd64", "arm64", "more"],
+)
+def test_where_arm64_is_tested(
+    env: dict[str, str], private: bool, platforms: tuple[str, ...], emulated: bool, tmp_path: Path
+) -> None:
+    """On a machine of its own for a public repository on GitHub, else emulated; EMULATE decides otherwise."""
+    event = tmp_path / "event.json"
+    event.write_text(f'{{"repository": {{"private": {"true" if private else "false"}}}}}', "utf-8")
+    assert plan.emulates({**env, "GITHUB_EVENT_PATH": str(event)}, platforms) is emulated
+
+
+@pytest.mark.parametrize("value", ["yes", "True", "1", " "])
+def test_emulate_is_true_or_false(value: str) -> None:
+    """Anything else is named."""
+    with pytest.raises(UsageError, match=f"the variable EMULATE is {value!r}, expected true or false"):
+        plan.emulates({"EMULATE": value}, BOTH)
 
 
 def test_what_to_set_leads_there() -> None:

@@ -449,7 +449,6 @@ def on_github(programs: Programs, clone: Path, monkeypatch: pytest.MonkeyPatch, 
     }
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(release, "REQUIRED", release.POLICY)
     return programs.add("gh")
 
 

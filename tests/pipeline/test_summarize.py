@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import announce_release
 import summarize
 from hub import Hub, honest
-from lib.command import Failure
+from lib.command import Failure, UsageError
 from lib.names import Commit, ImageName, Version
 from lib.release import Verified
 
@@ -44,6 +45,23 @@ def test_commands_and_sizes() -> None:
         IMAGE, DIGEST, f"docker run --rm -p 4000:80 octo/hello:{SHA}"
     )
     assert "| linux/arm64 | 1.2 MB |" in summarize.size_table({"linux/arm64": 1_234_567})
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ({"ATTESTED": "success"}, "Attested: how it was built, and that it passed its tests."),
+        ({"ATTESTED": "failure"}, "Not attested, so not published: run the failed jobs again."),
+        ({"ATTESTED": "skipped", "PRIVATE": "true"}, "Not attested: GitHub attests images of public repositories,"),
+        ({"ATTESTED": "skipped", "PRIVATE": "false"}, ""),
+        ({}, ""),
+    ],
+)
+def test_whether_it_is_attested(env: dict[str, str], sentence: str) -> None:
+    """A run that publishes says whether the image was attested; a failure is never silent."""
+    said = summarize.attested(env)
+    assert said.startswith(sentence)
+    assert bool(said) is bool(sentence)
 
 
 def test_failed_login_is_explained(
@@ -99,3 +117,22 @@ def test_release_command(version: Version, latest: bool, flags: list[str]) -> No
         *("gh", "release", "create", f"v{version}", "--repo", "octo/hello", "--verify-tag"),
         *("--title", str(version), "--notes-file", "notes.md", "--generate-notes", *flags),
     ]
+
+
+FACTS = {"digest": DIGEST, "platforms": {"linux/amd64": DIGEST}, "latest": True}
+
+
+def test_what_was_promoted_is_announced() -> None:
+    """What the job that publishes hands on is all that the announcement needs: its job has no login."""
+    found, is_latest = announce_release.handed_on(json.dumps(FACTS), IMAGE, SHA)
+    assert (found, is_latest) == (Verified(IMAGE, DIGEST, SHA, {"linux/amd64": DIGEST}), True)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    ["{", "[]", "null", "{}", json.dumps({**FACTS, "digest": "latest"}), json.dumps({**FACTS, "platforms": [DIGEST]})],
+)
+def test_what_was_not_promoted_is_not_announced(facts: str) -> None:
+    """Anything else is named."""
+    with pytest.raises(UsageError):
+        announce_release.handed_on(facts, IMAGE, SHA)

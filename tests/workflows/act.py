@@ -34,6 +34,8 @@ ACT = str(Path(sys.executable).with_name("act"))
 STAND_INS = {
     "actions/checkout": "checkout",
     "actions/attest": "attest",
+    "actions/download-artifact": "download",
+    "actions/upload-artifact": "upload",
     "docker/login-action": "login",
 }
 USERNAME = "octo"
@@ -49,6 +51,9 @@ auth: {{htpasswd: {{realm: scenarios, path: {folder}/passwords}}}}
 SECONDS = 420
 GREEN = {"check": "success", "service": "success", "image": "success", "required": "success"}  # the jobs of ci.yml
 RED = {**GREEN, "image": "failure", "required": "failure"}
+PUBLISHED = {**GREEN, "publish": "success"}
+NOT_PUBLISHED = {**GREEN, "publish": "failure", "required": "failure"}
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 NOT_HANDED_ON = ("GITHUB_", "DOCKERHUB_", "COVERAGE_")  # what the scripts do is counted where they are tested alone
 
 # The project's own checks contain these scenarios. A scenario's repository has this instead: its own tests, if any.
@@ -158,7 +163,8 @@ class Scenario:
         event_file.write_text(json.dumps(content), "utf-8")
         command = [
             *(*self.enter, ACT, event, "--workflows", f".github/workflows/{workflow}", "--eventpath", str(event_file)),
-            *("--platform", "ubuntu-24.04=-self-hosted", "--container-daemon-socket", "-", "--no-cache-server"),
+            *("--platform", "ubuntu-24.04=-self-hosted", "--platform", "ubuntu-24.04-arm=-self-hosted"),
+            *("--container-daemon-socket", "-", "--no-cache-server"),
             *("--env-file", "/dev/null", "--secret-file", "/dev/null", "--var-file", "/dev/null"),
             *("--input-file", "/dev/null", "--no-skip-checkout", "--actor", actor),
             *("--env", f"GITHUB_REPOSITORY={SLUG}", "--remote-name", "none"),
@@ -181,6 +187,7 @@ class Scenario:
             "RETRY_SECONDS": "0.1",  # a registry that fails is asked again as often, and sooner
             **(env or {}),
         }
+        shutil.rmtree(self.folder / "artifacts", ignore_errors=True)  # they belong to one run
         done = subprocess.run(
             command, cwd=self.clone, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", timeout=SECONDS,
@@ -225,9 +232,10 @@ class Scenario:
 
     @property
     def calls(self) -> list[list[str]]:
-        """The arguments of each call of gh."""
+        """The arguments of each call of gh that is about a release."""
         file = self.folder / "gh.jsonl"
-        return [json.loads(line)["arguments"] for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+        return [arguments for line in lines if (arguments := json.loads(line)["arguments"])[0] == "release"]
 
     @property
     def releases(self) -> dict[str, str]:
@@ -235,10 +243,15 @@ class Scenario:
         return {file.name: file.read_text("utf-8") for file in (self.folder / "releases").glob("*")}
 
     @property
+    def attestations(self) -> list[dict[str, Any]]:
+        """Every statement that was signed: name, digest, type, ref, commit and predicate."""
+        file = self.folder / "attestations.jsonl"
+        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+    @property
     def attested(self) -> list[str]:
-        """What was attested, as name@digest."""
-        file = self.folder / "attested"
-        return file.read_text("utf-8").splitlines() if file.exists() else []
+        """What was attested, as name@digest, once for each statement."""
+        return [f"{statement['name']}@{statement['digest']}" for statement in self.attestations]
 
 
 @contextlib.contextmanager
