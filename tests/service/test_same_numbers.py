@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from friendlyhello import gunicorn_conf
+from friendlyhello.counter import KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE, STACK, REDIS, PORT = (
@@ -25,12 +26,13 @@ TIMES = ("interval", "timeout", "retries", "start_period", "start_interval")
 
 
 def test_redis_is_the_same_with_compose_and_on_a_swarm() -> None:
-    """Its version, its user, how its health is asked for, and how long it may take to stop."""
+    """Its version, its user, what clients may do, how its health is asked for, and how long it may take to stop."""
     for name in ("image", "user", "stop_grace_period"):
         assert COMPOSE["redis"][name] == REDIS["redis"][name], name
     ours, theirs = (services["redis"]["healthcheck"] for services in (COMPOSE, REDIS))
     assert [ours.get(name) for name in TIMES] == [theirs.get(name) for name in TIMES]
-    for word in ("appendonly yes", "appendfsync always"):
+    rights = f"~{KEY} resetchannels -@all +incrby +get +ping"
+    for word in ("appendonly yes", "appendfsync always", rights):
         assert word in REDIS["redis"]["command"][-1]
         assert word in " ".join(COMPOSE["redis"]["command"]).replace("--", "")
 
