@@ -288,7 +288,21 @@ def kubernetes(text: str, project: Project) -> str:
     """Return the example's manifest with another port and health path, and without its Redis."""
     text = re.sub(r"containerPort: \d+", f"containerPort: {project.port}", text)
     text = re.sub(r"httpGet: \{path: /healthz,", f"httpGet: {{path: {project.health or project.page},", text)
-    return re.sub(r"^ +env:\n +- name: REDIS_URL\n +valueFrom:\n +secretKeyRef: .*\n", "", text, flags=re.M)
+    for example in (  # the secret with the address of Redis as a file, and whom the service may talk to
+        r"^ +env:.*\n +- \{name: REDIS_URL_FILE.*\n +volumeMounts:\n +- \{name: secrets.*\n",
+        r"^ +volumes:\n +- name: secrets\n +secret: .*\n",
+        r"^  egress:\n(?:    .*\n)+",
+    ):
+        text = re.sub(example, "", text, flags=re.M)
+    return text.replace("[Ingress, Egress]", "[Ingress]").replace(
+        "the page's port, and the page reaches name servers and Redis: nothing else.",
+        "the service's port, and no other.",
+    )
+
+
+def any_command(text: str) -> str:
+    """Return deploy/redis.yaml with a Redis whose clients may do more than the example's, which only counts."""
+    return re.sub(r"~counter resetchannels -@all [a-z+ ]+", "~* &* +@all", text)
 
 
 def open_redis(text: str) -> str:
@@ -347,8 +361,8 @@ def put(files: Files, old: Name, new: Name, project: Project) -> dict[str, bytes
     }
     if not project.redis:
         made.pop("deploy/redis.yaml", None)
-    elif "REDIS_URL" not in project.secrets:
-        edits["deploy/redis.yaml"] = open_redis
+    else:
+        edits["deploy/redis.yaml"] = any_command if "REDIS_URL" in project.secrets else open_redis
     for path, edit in edits.items():
         if path in made:
             texts[path] = edit(made[path].decode("utf-8"))

@@ -48,13 +48,16 @@ TEMPLATE = {
     "src/hello/__main__.py": "import zlib\n\nfrom hello import log\nfrom yarl import URL\n\nprint(log, URL, zlib)\n",
     "tests/service/test_hello.py": "from hello import log\n\nassert log\n",
     "deploy/kubernetes.yaml": (
-        "metadata: {name: hello}\ncontainerPort: 80\n          env:\n            - name: REDIS_URL\n"
-        "              valueFrom:\n                secretKeyRef: {name: hello, key: redis-url}\n"
+        "metadata: {name: hello}\ncontainerPort: 80\n          env:\n            - {name: REDIS_URL_FILE, value: /x}\n"
+        "          volumeMounts:\n            - {name: secrets, mountPath: /x}\n"
         "httpGet: {path: /healthz, port: http}\n"
+        "      volumes:\n        - name: secrets\n          secret: {secretName: hello}\n"
+        "spec:\n  policyTypes: [Ingress, Egress]\n  egress:\n    - ports: [{port: 6379}]\n"
     ),
     "deploy/redis.yaml": (
         "services:\n  redis:\n    image: redis:8\n    # With a password.\n    command:\n      - sh\n      - -c\n"
-        "      - |\n        requirepass x\n    secrets: [redis_url]\n    networks: [data]\n    healthcheck:\n"
+        "      - |\n        user default on >x ~counter resetchannels -@all +incrby +get\n"
+        "    secrets: [redis_url]\n    networks: [data]\n    healthcheck:\n"
         "      test:\n        - CMD\n        - sh\n      interval: 5s\n"
     ),
     "scripts/check.py": "# hello is a word here\n",
@@ -268,7 +271,8 @@ def test_a_project_takes_the_place_of_the_example(
     assert ':5000" # for this machine alone' in found["compose.yaml"]
     assert "SECRET_KEY: ${SECRET_KEY:-only-for-tests}" in found["compose.yaml"]
     assert "containerPort: 5000\n" in found["deploy/kubernetes.yaml"]
-    assert "REDIS_URL" not in found["deploy/kubernetes.yaml"]
+    for gone in ("REDIS_URL", "secret", "6379", "Egress"):
+        assert gone not in found["deploy/kubernetes.yaml"]
     assert yaml.safe_load(found["deploy/redis.yaml"])["services"]["redis"] == {
         "image": "redis:8",
         "command": ["redis-server", "--appendonly", "yes", "--appendfsync", "always"],
@@ -294,13 +298,17 @@ def test_a_project_takes_the_place_of_the_example(
     ("code", "wanted", "left"),
     [
         ("", "flask\n", None),
-        ("os.environ.get('REDIS_URL')\n", "flask\nredis\n", TEMPLATE["deploy/redis.yaml"]),
+        (
+            "os.environ.get('REDIS_URL')\n",
+            "flask\nredis\n",
+            TEMPLATE["deploy/redis.yaml"].replace("~counter resetchannels -@all +incrby +get", "~* &* +@all"),
+        ),
     ],
 )
 def test_the_stack_has_a_redis_if_there_is_one(
     copy: Path, project: Callable[..., Path], code: str, wanted: str, left: str | None
 ) -> None:
-    """With a password, if the code reads its address."""
+    """With a password, if the code reads its address, and for any command and key."""
     adopt.main(["shop-api", "--from", str(project(**{"app.py": FLASK + code, "requirements.txt": wanted}))])
     assert texts(copy).get("deploy/redis.yaml") == left
     backing = service.load(copy, {}).backing

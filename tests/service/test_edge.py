@@ -96,10 +96,11 @@ def clients(edge: Edge, count: int, data: bytes, more: bytes = b"", size: int = 
                 client = stack.enter_context(socket.create_connection((edge.host, edge.port), timeout=5))
             except OSError:
                 break
+            client.setblocking(False)
             with contextlib.suppress(OSError):
-                client.sendall(data)
+                client.send(data)
                 for _ in range(size // len(more or b"-")):
-                    client.sendall(more)
+                    client.send(more)
         yield
 
 
@@ -121,6 +122,7 @@ def test_visitors_are_answered_while_clients_never_finish(
     before = edge.state()
     for _ in range(2):
         with clients(edge, count, data, more, size):
+            wait_until(lambda: edge.ask() == 200, seconds=120, what="the first clients to be let go")
             answers = [edge.ask() for _ in range(20)]
             assert answers == [200] * 20
 
