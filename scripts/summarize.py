@@ -67,7 +67,7 @@ def attested(env: Mapping[str, str]) -> str:
     if outcome == "success":
         return "Attested: how it was built, and that it passed its tests."
     if outcome == "skipped" and env.get("PRIVATE") == "true":
-        return "Not attested: GitHub attests images of public repositories, and on Enterprise Cloud of private ones."
+        return "Recorded in a check run of the commit: GitHub attests images of public repositories only."
     return ""
 
 

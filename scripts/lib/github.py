@@ -21,6 +21,7 @@ from lib.registry import retry
 
 GITHUB = "https://github.com"
 WORKFLOW = ".github/workflows/ci.yml"
+RECORD = "published-image"  # the check run's name
 MAIN = "refs/heads/main"
 RELEASES = "refs/tags/v"
 SLUG = re.compile(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+")
@@ -60,10 +61,10 @@ class Repository:
 
 @dataclass(frozen=True)
 class Statement:
-    """A signed statement about a digest: by a run of `ref` (refs/heads/main, refs/tags/v1.2.3) for a commit."""
+    """What GitHub keeps about a digest for a commit: who made the statement, in words, and what it says."""
 
     commit: str
-    ref: str
+    by: str
     predicate: Mapping[str, Any]
 
 
@@ -74,20 +75,17 @@ def repository(env: Mapping[str, str], url: str) -> Repository | None:
     return Repository(server, slug) if SLUG.fullmatch(slug) else None
 
 
-def why_no_attestations(found: Repository, env: Mapping[str, str]) -> str:
-    """Return why GitHub keeps no attestations for a repository, or "" if it does.
+def keeps_attestations(found: Repository, env: Mapping[str, str]) -> bool:
+    """Whether GitHub keeps attestations for a repository on github.com; raises Failure if that cannot be told.
 
     The variable ATTESTATIONS is `true` for a private repository on GitHub Enterprise Cloud:
-    https://docs.github.com/actions/concepts/security/artifact-attestations. Raises Failure if that cannot be told.
+    https://docs.github.com/actions/concepts/security/artifact-attestations.
     """
-    if found.server != GITHUB:
-        return f"GitHub keeps attestations on github.com only, and this is {found.server}"
     if env.get("ATTESTATIONS") == "true":
-        return ""
-    private = is_private(env)
-    if not env.get("GITHUB_EVENT_PATH") and env.get("GITHUB_ACTIONS") != "true":
-        private = gh(["api", f"repos/{found.slug}", "--jq", ".private"]) != "false"
-    return "GitHub keeps no attestations for private repositories outside Enterprise Cloud" if private else ""
+        return True
+    if env.get("GITHUB_EVENT_PATH") or env.get("GITHUB_ACTIONS") == "true":
+        return not is_private(env)
+    return gh(["api", f"repos/{found.slug}", "--jq", ".private"]) == "false"
 
 
 def verify_command(found: Repository, artifact: str, predicate: str) -> list[str]:
@@ -98,7 +96,7 @@ def verify_command(found: Repository, artifact: str, predicate: str) -> list[str
     ]
 
 
-def statements(found: Repository, artifact: str, predicate: str) -> list[Statement]:
+def attested(found: Repository, artifact: str, predicate: str) -> list[Statement]:
     """Return the statements of a kind about an image (`name@digest`), signed by ci.yml on main or a version's tag.
 
     Raises Failure if there is none, or if it cannot be asked. What gh has verified is looked at here once more: a
@@ -136,14 +134,61 @@ def believed(found: Repository, artifact: str, predicate: str, result: Mapping[s
         and statement["predicateType"] == predicate
         and digest in [subject["digest"].get("sha256") for subject in statement["subject"]]
     )
-    return Statement(commit, ref, statement.get("predicate") or {}) if right else None
+    return Statement(commit, f"{WORKFLOW} on {ref}", statement.get("predicate") or {}) if right else None
 
 
-def gh(arguments: Sequence[str]) -> str:
+def record_body(commit: str, digest: str, predicate: str) -> str:
+    """Return the check run that records an image as a commit's; `predicate` is the JSON of its test result.
+
+    https://docs.github.com/rest/checks/runs#create-a-check-run
+    """
+    output = {"title": digest, "summary": "This image was built from this commit and passed its tests."}
+    return json.dumps(
+        {
+            "name": RECORD,
+            "head_sha": commit,
+            "status": "completed",
+            "conclusion": "success",
+            "output": {**output, "text": predicate},
+        }
+    )
+
+
+def record(found: Repository, commit: str, digest: str, predicate: str) -> None:
+    """Record an image as a commit's, with a check run."""
+    body = record_body(commit, digest, predicate)
+    retry(lambda: gh(["api", "--method", "POST", f"repos/{found.slug}/check-runs", "--input", "-"], body))
+
+
+def recorded(found: Repository, commit: str, digest: str) -> list[Statement]:
+    """Return what check runs on a commit say about an image: the ledger of a repository without attestations.
+
+    A key of the repository's own would have to be kept, handed out and replaced; a check run needs none. Whoever can
+    only write to the registry cannot write one; whoever can push a branch can, and has the token for the registry
+    anyway. Raises Failure if there is none, or if it cannot be asked.
+    """
+    path = f"repos/{found.slug}/commits/{commit}/check-runs?check_name={RECORD}&filter=all&per_page=100"
+    text = retry(lambda: gh(["api", path]))
+    try:
+        kept = [
+            Statement(commit, f"a check run of {WORKFLOW}", json.loads(each["output"]["text"]))
+            for each in json.loads(text)["check_runs"]
+            if (each["name"], each["head_sha"], each["conclusion"]) == (RECORD, commit, "success")
+            and each["app"]["slug"] == "github-actions"
+            and each["output"]["title"] == digest
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"cannot read what gh says about commit {commit} ({type(error).__name__})") from error
+    if not kept:
+        raise Failure(f"no check run {RECORD} of commit {commit} names {digest}")
+    return kept
+
+
+def gh(arguments: Sequence[str], stdin: str | None = None) -> str:
     """Return what the `gh` command prints; Refused if it says no, Failure if another try may help."""
     if not shutil.which("gh"):
         raise Refused(f"cannot ask GitHub: there is no program gh; install it ({INSTALL}) and run gh auth login")
-    done = run(["gh", *arguments], show=True, check=False, timeout=120)
+    done = run(["gh", *arguments], show=True, check=False, timeout=120, stdin=stdin)
     if done.returncode == 0:
         return done.stdout.strip()
     if re.search(r"unknown (?:command|flag)", done.stderr):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib.command import ROOT, Failure, last_line, run
-from lib.github import WORKFLOW, Repository, Statement, repository, statements, why_no_attestations
+from lib.github import GITHUB, Repository, Statement, attested, keeps_attestations, recorded, repository
 from lib.names import DIGEST, SHA, ImageName, checked_out
 from lib.registry import (
     INDEXES,
@@ -92,18 +92,14 @@ class Candidate:
 
     @functools.cached_property
     def ledger(self) -> Repository:
-        """The repository on GitHub whose statements decide; raises NotOffered if there are none.
-
-        A check run on the commit would be the ledger of a private repository: it needs no key to keep, and a thief of
-        the registry's token cannot write one. It is not offered yet.
-        """
+        """The repository on GitHub whose statements decide; raises NotOffered if there are none."""
         if self.image.is_local and self.env.get("GITHUB_ACTIONS") != "true":
             raise NotOffered("the registry is on this machine")
         found = repository(self.env, checked_out(ROOT, self.env).url)
         if found is None:
             raise NotOffered("this repository is not on GitHub")
-        if why := why_no_attestations(found, self.env):
-            raise NotOffered(f"{why}; whoever can write to the registry decides what is this image")
+        if found.server != GITHUB:
+            raise NotOffered(f"statements are kept on {GITHUB} only, and this repository is on {found.server}")
         return found
 
     @functools.cached_property
@@ -275,7 +271,10 @@ def stated(it: Candidate, predicate: str) -> list[Statement]:
     found = it.ledger
     artifact = f"{'' if it.image.registry else 'docker.io/'}{it.image.at(it.index.digest)}"
     try:
-        kept = statements(found, artifact, predicate)
+        if keeps_attestations(found, it.env):
+            kept = attested(found, artifact, predicate)
+        else:
+            kept = recorded(found, it.label, it.index.digest)
     except Failure as failure:
         raise Failure(
             f"{it.reference} has no {predicate} that this repository's CI signed: {failure}; run the workflow of its"
@@ -291,8 +290,8 @@ def stated(it: Candidate, predicate: str) -> list[Statement]:
 
 
 def is_signed(it: Candidate) -> str:
-    """Built by this repository's ci.yml, on main or a version's tag, on a machine of GitHub's."""
-    return f"by {WORKFLOW} on {stated(it, PROVENANCE[-1])[0].ref}"
+    """Built by this repository's ci.yml, on main or a version's tag; attestations say on a machine of GitHub's, too."""
+    return f"by {stated(it, PROVENANCE[-1])[0].by}"
 
 
 def is_tested(it: Candidate) -> str:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+import record_image
 import verify_image
 from hub import BOTH, MANIFEST, PROVENANCE, REVISION, Hub, Image, honest
-from lib import names, release
+from lib import github, names, release
 from lib.command import Failure, run
-from lib.names import ImageName
+from lib.names import ImageName, checked_out
 from programs import Programs
-from support.gh_answers import TEST_RESULT, result_of, verified
+from support.gh_answers import TEST_RESULT, check_run, result_of, verified
 
 OTHER = "f" * 40
 SBOM = "https://spdx.dev/Document"
@@ -622,15 +623,13 @@ def test_without_gh(hub: Hub, name: ImageName, sha: str, on_github: Programs, mo
 
 
 @pytest.mark.parametrize(
-    ("env", "private", "why"),
+    ("env", "why"),
     [
-        ({}, True, "for private repositories outside Enterprise Cloud; whoever can write to the registry decides"),
         (
             {"GITHUB_SERVER_URL": "https://git.example.com"},
-            False,
-            "on github.com only, and this is https://git.example",
+            "on https://github.com only, and this repository is on https",
         ),
-        ({"GITHUB_REPOSITORY": ""}, False, "this repository is not on GitHub"),
+        ({"GITHUB_REPOSITORY": ""}, "this repository is not on GitHub"),
     ],
 )
 def test_where_github_keeps_no_statements(
@@ -639,13 +638,10 @@ def test_where_github_keeps_no_statements(
     sha: str,
     on_github: Programs,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
     env: dict[str, str],
-    private: bool,
     why: str,
 ) -> None:
     """It is said, with the reason; the shape of the image counts all the same."""
-    (tmp_path / "event.json").write_text(json.dumps({"repository": {"private": private}}), "utf-8")
     for variable, value in env.items():
         monkeypatch.setenv(variable, value)
     hub.put("1.0.0", honest(sha))
@@ -661,6 +657,90 @@ def test_where_github_keeps_no_statements(
         release.verified(name, "1.0.0")
 
 
+@pytest.fixture
+def private(on_github: Programs, tmp_path: Path) -> Programs:
+    """The same in a private repository, for which GitHub keeps no attestations."""
+    (tmp_path / "event.json").write_text('{"repository": {"private": true}}', "utf-8")
+    return on_github
+
+
+def test_a_recorded_image(hub: Hub, name: ImageName, sha: str, private: Programs) -> None:
+    """A private repository's CI records an image in a check run of its commit, with its test result."""
+    image = honest(sha)
+    digest = hub.put("1.0.0", image)
+    ledger = Ledger(image, sha)
+    runs = [check_run(sha, f"sha256:{'0' * 64}", {}), check_run(sha, digest, result_of(ledger.platforms))]
+    private.answer("gh api", json.dumps({"check_runs": runs}))
+    found = release.verified(name, "1.0.0")
+    assert {line.outcome for line in found.lines} == {"yes"}
+    assert found.lines[-2].why == "by a check run of .github/workflows/ci.yml"
+    path = f"repos/{SLUG}/commits/{sha}/check-runs?check_name=published-image&filter=all&per_page=100"
+    assert private.calls == [["gh", "api", path]] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"output": {"title": f"sha256:{'0' * 64}", "text": "{}"}}, "names sha256:"),
+        ({"conclusion": "failure"}, "no check run published-image of commit"),
+        ({"conclusion": None}, "no check run published-image of commit"),
+        ({"app": {"slug": "evil"}}, "no check run published-image of commit"),
+        ({"name": "image"}, "no check run published-image of commit"),
+        ({"head_sha": OTHER}, "no check run published-image of commit"),
+        ({"app": None}, "cannot read what gh says about commit"),
+        ({"output": None}, "cannot read what gh says about commit"),
+    ],
+)
+def test_what_ci_did_not_record(
+    hub: Hub, name: ImageName, sha: str, private: Programs, changes: dict[str, object], says: str
+) -> None:
+    """Another digest, another commit, another app, or a run that failed is not a record of this image."""
+    image = honest(sha)
+    digest = hub.put("1.0.0", image)
+    run = check_run(sha, digest, result_of(Ledger(image, sha).platforms), **changes)
+    private.answer("gh api", json.dumps({"check_runs": [run]}))
+    with pytest.raises(Failure, match=says) as caught:
+        release.verified(name, "1.0.0")
+    assert "run the workflow of its commit again" in str(caught.value)
+
+
+@pytest.mark.parametrize("result", [{}, {"result": "FAILED"}])
+def test_a_record_without_a_test_result(
+    hub: Hub, name: ImageName, sha: str, private: Programs, result: dict[str, object]
+) -> None:
+    """The test result counts as it does in an attestation."""
+    digest = hub.put("1.0.0", honest(sha))
+    private.answer("gh api", json.dumps({"check_runs": [check_run(sha, digest, result)]}))
+    with pytest.raises(Failure, match="has no signed statement that it passed its tests"):
+        release.verified(name, "1.0.0")
+
+
+def test_a_record_is_written_as_it_is_read(
+    hub: Hub,
+    name: ImageName,
+    sha: str,
+    private: Programs,
+    clone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What record_image.py sends to GitHub is what the policy asks for."""
+    image = honest(sha)
+    digest = hub.put("1.0.0", image)
+    monkeypatch.setattr(record_image, "STATE", tmp_path)
+    monkeypatch.setattr(record_image, "checked_out", lambda: checked_out(clone))
+    with pytest.raises(Failure, match=r"test-result.json; run python3 scripts/report_tests.py first"):
+        record_image.main(["--digest", digest])
+    result = json.dumps(result_of(Ledger(image, sha).platforms))
+    (tmp_path / "test-result.json").write_text(result, "utf-8")
+    assert record_image.main(["--digest", digest]) == 0
+    assert private.calls[-1] == ["gh", "api", "--method", "POST", f"repos/{SLUG}/check-runs", "--input", "-"]
+    body = json.loads(github.record_body(sha, digest, result))
+    private.answer("check_name=", json.dumps({"check_runs": [{**body, "app": {"slug": "github-actions"}}]}))
+    assert release.verified(name, "1.0.0").digest == digest
+
+
 def test_a_private_repository_with_attestations(
     hub: Hub, name: ImageName, sha: str, on_github: Programs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -673,7 +753,9 @@ def test_a_private_repository_with_attestations(
         release.verified(name, "1.0.0")
 
 
-@pytest.mark.parametrize(("private", "asked"), [("true", 1), ("false", 2)])
+@pytest.mark.parametrize(
+    ("private", "says"), [("true", "no check run published-image"), ("false", "no attestations found")]
+)
 def test_on_a_laptop_github_is_asked(
     hub: Hub,
     name: ImageName,
@@ -682,7 +764,7 @@ def test_on_a_laptop_github_is_asked(
     on_github: Programs,
     monkeypatch: pytest.MonkeyPatch,
     private: str,
-    asked: int,
+    says: str,
 ) -> None:
     """A clone of a repository on GitHub knows where the statements are; whether there are any, GitHub says."""
     for variable in ("GITHUB_ACTIONS", "GITHUB_REPOSITORY", "GITHUB_EVENT_PATH", "GITHUB_SERVER_URL"):
@@ -692,12 +774,9 @@ def test_on_a_laptop_github_is_asked(
     hub.put("1.0.0", honest(sha))
     on_github.answer("gh api repos/octo/hello --jq .private", private)
     on_github.answer("attestation", err="no attestations found", status=1)
-    if private == "true":
-        assert release.verified(name, "1.0.0").lines[-1].outcome == "not offered"
-    else:
-        with pytest.raises(Failure, match="no attestations found"):
-            release.verified(name, "1.0.0")
-    assert len(on_github.calls) == asked * (2 if private == "true" else 1)
+    on_github.answer("check-runs", '{"check_runs": []}')
+    with pytest.raises(Failure, match=says):
+        release.verified(name, "1.0.0")
 
 
 def test_verify_image(

@@ -52,7 +52,7 @@ def test_commands_and_sizes() -> None:
     [
         ({"ATTESTED": "success"}, "Attested: how it was built, and that it passed its tests."),
         ({"ATTESTED": "failure"}, "Not attested, so not published: run the failed jobs again."),
-        ({"ATTESTED": "skipped", "PRIVATE": "true"}, "Not attested: GitHub attests images of public repositories,"),
+        ({"ATTESTED": "skipped", "PRIVATE": "true"}, "Recorded in a check run of the commit: GitHub attests"),
         ({"ATTESTED": "skipped", "PRIVATE": "false"}, ""),
         ({}, ""),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -39,6 +40,19 @@ def verified(
         "predicate": predicate if predicate is not None else {},
     }
     return {"verificationResult": {"signature": {"certificate": certificate}, "statement": statement}}
+
+
+def check_run(commit: str, digest: str, predicate: object, **changes: object) -> dict[str, object]:
+    """Return a check run that records an image as a commit's, as GitHub's API lists it, with some of it changed."""
+    return {
+        "name": "published-image",
+        "head_sha": commit,
+        "status": "completed",
+        "conclusion": "success",
+        "output": {"title": digest, "summary": "", "text": json.dumps(predicate)},
+        "app": {"slug": "github-actions"},
+        **changes,
+    }
 
 
 def result_of(platforms: dict[str, str], /, **changes: object) -> dict[str, object]:

@@ -135,13 +135,22 @@ def test_attestation_that_fails(scenario: Scenario) -> None:
 
 
 def test_private_repository(scenario: Scenario) -> None:
-    """A private repository has no attestations on most plans: its image is published all the same, and it is said."""
+    """A private repository has no attestations on most plans: its image is recorded in a check run, and used again."""
     repository = {"full_name": SLUG, "name": "Hello-World", "private": True, "default_branch": "main"}
     run = scenario.run("ci.yml", payload={"repository": repository})
     assert (run.exit, run.jobs) == (0, PUBLISHED)
     assert scenario.attested == []
-    assert "Not attested: GitHub attests images of public repositories" in run.summary
+    assert "Recorded in a check run of the commit: GitHub attests images of public repositories only" in run.summary
     assert scenario.tags == {scenario.sha, "edge"}
+    digest = scenario.digest(scenario.sha)
+    run = scenario.run("ci.yml", payload={"repository": repository})
+    assert (run.exit, run.jobs) == (0, PUBLISHED)
+    assert run.steps.get("Build image", "skipped") == "skipped"
+    assert scenario.digest("edge") == digest
+    scenario.put(scenario.sha, scenario.sha)
+    run = scenario.run("ci.yml", payload={"repository": repository})
+    assert (run.exit, run.jobs) == (1, RED)
+    assert "no check run published-image" in run.errors[0]
 
 
 def test_arm64_on_a_machine_of_its_own(scenario: Scenario) -> None:
