@@ -64,7 +64,7 @@ def asked_for(image: ImageName, version: Version, sha: str) -> tuple[release.Ver
 
 
 def view_command(version: Version, repository: str) -> list[str]:
-    """Return the command that succeeds where the release exists."""
+    """Return the command that succeeds if the release exists."""
     return ["gh", "release", "view", f"v{version}", "--repo", repository]
 
 

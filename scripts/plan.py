@@ -56,9 +56,8 @@ class Plan:
 def decide(env: Mapping[str, str], repository: str) -> Plan:
     """Return what this run may do, from GitHub's environment and the Git repository's name.
 
-    Raises UsageError that names the variable where something is set wrongly, and for a tag that
-    is no version. What is set is looked at only by runs that publish, so that nobody's pull
-    request fails by it.
+    Raises UsageError that names a variable with a wrong value, or a tag that is not a version. Only
+    runs that publish look at the settings, so that a wrong one fails no pull request.
     """
     event, ref = env.get("GITHUB_EVENT_NAME", ""), env.get("GITHUB_REF", "")
     if event.startswith("pull_request"):
@@ -165,14 +164,14 @@ def what_to_set(url: str) -> str:
         else ("Settings > Secrets and variables > Actions")
     )
     return f"""### Tested, not published
-Nothing is set that says where to publish. Under {settings} set:
+No setting says where to publish. Under {settings} set:
 
 | kind | name | value |
 |---|---|---|
 | variable | `DOCKERHUB_USERNAME` | the name you log in to Docker Hub with |
 | secret | `DOCKERHUB_TOKEN` | an access token of it with the right to read and write |
 | variable, optional | `IMAGE_NAMESPACE` | the account that the image belongs to, if it is another one |
-| variable, optional | `IMAGE_REPOSITORY` | the image's name, where it is not the repository's |
+| variable, optional | `IMAGE_REPOSITORY` | the image's name, if it is not the repository's |
 | variable, optional | `REGISTRY` | another registry's host name, such as `ghcr.io` |
 | variable, optional | `PLATFORMS` | fewer platforms, such as `linux/amd64` |
 
@@ -180,7 +179,7 @@ Then run this workflow again."""
 
 
 def report(plan: Plan, commit: Commit) -> None:
-    """Say what this run will do; say what to set where nothing is."""
+    """Say what this run will do; say what to set if nothing is."""
     if plan.why:
         say(f"plan: {plan.why}")
         return
@@ -206,7 +205,7 @@ def main(argv: Sequence[str]) -> int:
         check_visibility(plan.image, os.environ)
     digest = published(plan.image, commit.sha) if plan.image else ""
     if digest:
-        say(f"plan: {commit.sha} is published already as {digest}; it is used again, not built again")
+        say(f"plan: {commit.sha} is already published as {digest}; that image is used again, and nothing is built")
     set_output("publish", "true" if plan.image else "false")
     set_output("build", "false" if digest else "true")
     set_output("digest", digest)

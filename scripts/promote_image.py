@@ -2,7 +2,7 @@
 """Give a published image more names, in the registry only: nothing is built, pulled or pushed.
 
   python3 scripts/promote_image.py edge     the newest published commit of main
-  python3 scripts/promote_image.py 1.2.3    this commit's image, as 1.2.3 and, where it is the highest
+  python3 scripts/promote_image.py 1.2.3    this commit's image, as 1.2.3 and, if it is the highest
                                             of their range, as 1.2, 1 and latest
 
 1.2.3 never moves: another digest is refused. A pre-release such as 1.3.0-rc.1 moves nothing else.
@@ -87,7 +87,7 @@ def released(tags: Iterable[str], git_tags: Collection[str]) -> list[str]:
 
 
 def highest(tag: str, tags: Iterable[str]) -> Version | None:
-    """Return the highest final version that a range's tag can stand for, None where there is none."""
+    """Return the highest final version that a range's tag can stand for, None if there is none."""
     members = [version for version in versions_in(tags) if tag in ranges(version)]
     return members[-1] if members else None
 
@@ -103,7 +103,7 @@ def to_move(version: Version, tags: Iterable[str]) -> list[str]:
 
 
 def newest_published(commits: Iterable[str], published: Callable[[str], str]) -> tuple[str, str]:
-    """Return the first commit that is published, and its digest; ("", "") where none is."""
+    """Return the first commit that is published, and its digest; ("", "") if none is."""
     for commit in commits:
         digest = published(commit)
         if digest:
@@ -117,7 +117,7 @@ def create_command(image: ImageName, digest: str, tag: str) -> list[str]:
 
 
 def not_published(image: ImageName, sha: str) -> Failure:
-    """Return what to say where a commit has no image."""
+    """Return what to say if a commit has no image."""
     return Failure(f"there is no {image.tagged(sha)} in the registry; run python3 scripts/push_image.py first")
 
 
@@ -140,7 +140,7 @@ def put(image: ImageName, digest: str, tag: str, dry_run: bool) -> Move:
         say(f"would put {tag} on {digest}")
     elif before != digest:
         retry(create)
-        # A manifest that is no index would have been wrapped into a new one: github.com/docker/buildx issue 2481.
+        # A manifest that is not an index would have been wrapped into a new one: github.com/docker/buildx issue 2481.
         check_same(image.tagged(tag), digest, digest_at(image, tag))
     return Move(tag, before, digest)
 
@@ -161,7 +161,7 @@ def promote_version(image: ImageName, sha: str, digest: str, version: Version, d
     for number, move in enumerate(moves[1:], start=1):
         winner = highest(move.tag, [*now, str(version)])
         if winner and winner != version and not dry_run:
-            say(f"{winner} was released meanwhile: {move.tag} is its")
+            say(f"{winner} was released meanwhile: {move.tag} belongs to it")
             moves[number] = Move(
                 move.tag, move.before, put(image, digest_at(image, str(winner)), move.tag, False).after
             )

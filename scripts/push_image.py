@@ -37,7 +37,7 @@ def check_allowed(image: LocalImage, target: ImageName, commit: Commit) -> None:
     if image.stand_in and not target.is_local:
         raise Failure(
             f"{image.reference} is built on a stand-in for an official base image, and {target} is not on localhost;"
-            " refusing to push it: build it where Docker Hub can be reached"
+            " refusing to push it: build it on a machine that can reach Docker Hub"
         )
     if commit.dirty and not target.is_local:
         raise Failure("the work tree has uncommitted changes, so its image is not published; commit them first")
@@ -49,7 +49,7 @@ def check_allowed(image: LocalImage, target: ImageName, commit: Commit) -> None:
 
 
 def push(reference: str) -> None:
-    """Push a tag; Refused where the registry says no, Failure where another try may help."""
+    """Push a tag; Refused if the registry says no, Failure if another try may help."""
     done = run(push_command(reference), show=True, check=False)
     if done.returncode == 0:
         return

@@ -31,7 +31,7 @@ def stages_in(text: str) -> list[Mapping[str, Any]]:
 
 
 def stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the stages with their seconds as a Markdown table, or "" where there was none."""
+    """Return the stages with their seconds as a Markdown table, or "" if there was none."""
     if not stages:
         return ""
     rows = [f"| {stage['name']}{'' if stage['ok'] else ' **failed**'} | {stage['seconds']:.1f} |" for stage in stages]
@@ -78,7 +78,7 @@ def size_table(sizes: Mapping[str, int]) -> str:
 
 
 def sizes_of(reference: str) -> dict[str, int]:
-    """Return compressed sizes, or none where the registry does not say: a summary is no check."""
+    """Return compressed sizes, or none if the registry does not say: a summary is not a check."""
     try:
         return {platform: sum(layers) for platform, layers in layer_sizes(reference).items()}
     except Failure as failure:
@@ -87,7 +87,7 @@ def sizes_of(reference: str) -> dict[str, int]:
 
 
 def read(name: str) -> str:
-    """Return the text of a hand-over file, or "" where no stage wrote it."""
+    """Return the text of a hand-over file, or "" if no stage wrote it."""
     path = STATE / name
     return path.read_text("utf-8") if path.exists() else ""
 
@@ -112,8 +112,8 @@ def main(argv: Sequence[str]) -> int:
     if os.environ.get("LOGIN") == "failure":
         raise Failure(
             f"cannot log in to {os.environ.get('REGISTRY') or 'Docker Hub'} as"
-            f" {os.environ.get('DOCKERHUB_USERNAME', '')!r}: the step Log in has its answer; if that is a refusal, set"
-            " the variable DOCKERHUB_USERNAME and the secret DOCKERHUB_TOKEN anew"
+            f' {os.environ.get("DOCKERHUB_USERNAME", "")!r}: see the step "Log in"; if the registry refused, set'
+            " the variable DOCKERHUB_USERNAME and the secret DOCKERHUB_TOKEN again"
         )
     return 0
 

@@ -18,7 +18,7 @@ class Front:
     """Serves a registry on a port of its own until the `with` block ends.
 
     `writes_to_fail` is how many writes are still answered with 503; `down` answers everything so. `denies` answers
-    writes as Docker Hub does where there is no such repository, or not for this user. `private` answers
+    writes as Docker Hub does if there is no such repository, or not for this user. `private` answers
     nobody without a login.
     `reader` is the user:password that reads without a login are made with.
     """

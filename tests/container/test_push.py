@@ -92,7 +92,7 @@ def test_pushed_once(image: LocalImage, commit: Commit, target: ImageName, capsy
 def test_a_published_commit_keeps_its_image(
     image: LocalImage, broken: Callable[[str], str], commit: Commit, target: ImageName
 ) -> None:
-    """Another build of the same commit does not take its place; the first one goes on."""
+    """Another build of the same commit does not take its place; the first one is used."""
     clean = Commit(commit.sha, False, commit.date, commit.repository, commit.url)
     labels = f'LABEL org.opencontainers.image.revision="{commit.sha}" try='
     first = local_image(broken(labels + "1"))
