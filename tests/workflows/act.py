@@ -232,10 +232,14 @@ class Scenario:
 
     @property
     def calls(self) -> list[list[str]]:
-        """The arguments of each call of gh that is about a release."""
+        """The arguments of each call of gh."""
         file = self.folder / "gh.jsonl"
-        lines = file.read_text("utf-8").splitlines() if file.exists() else []
-        return [arguments for line in lines if (arguments := json.loads(line)["arguments"])[0] == "release"]
+        return [json.loads(line)["arguments"] for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+    @property
+    def announced(self) -> list[list[str]]:
+        """The arguments of each call of gh that is about a GitHub Release."""
+        return [call for call in self.calls if call[0] == "release"]
 
     @property
     def releases(self) -> dict[str, str]:

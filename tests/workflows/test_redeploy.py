@@ -122,3 +122,12 @@ def test_what_cannot_be_deployed(scenario: Scenario, version: str, says: str) ->
     assert any(says in error for error in run.errors)
     assert "Traceback" not in run.output
     assert not list(scenario.folder.rglob("executed"))
+
+
+def test_another_branch(scenario: Scenario) -> None:
+    """A branch's own scripts are not run with the key that deploys."""
+    scenario.git("checkout", "--quiet", "-b", "topic")
+    scenario.commit({"scripts/redeploy.py": ECHO})
+    run = scenario.run("redeploy.yml", "workflow_dispatch", "refs/heads/topic", inputs={"version": "1.2.3"})
+    assert (run.exit, run.jobs) == (1, {"redeploy": "failure"})
+    assert not (scenario.folder / "handed").exists()

@@ -28,8 +28,8 @@ def test_first_release(scenario: Scenario) -> None:
     assert f"docker run --rm -p 4000:80 {scenario.image}:1.2.3" in notes
     assert f"docker pull {scenario.image}@{digest}" in notes
     assert "| platforms | linux/amd64 |" in notes
-    assert "--latest=true" in scenario.calls[-1]
-    assert "--verify-tag" in scenario.calls[-1]
+    assert "--latest=true" in scenario.announced[-1]
+    assert "--verify-tag" in scenario.announced[-1]
 
 
 def test_release_before_the_image_exists(scenario: Scenario) -> None:
@@ -43,7 +43,7 @@ def test_release_before_the_image_exists(scenario: Scenario) -> None:
     assert scenario.attested == [f"{scenario.image}@{digest}"] * 2
     assert scenario.run("release.yml", ref="refs/tags/v0.1.0").exit == 0, "again"
     assert {scenario.digest(tag) for tag in scenario.tags} == {digest}
-    assert [call[1] for call in scenario.calls] == ["view", "create", "view"]
+    assert [call[1] for call in scenario.announced] == ["view", "create", "view"]
 
 
 def test_back_port(scenario: Scenario) -> None:
@@ -56,7 +56,7 @@ def test_back_port(scenario: Scenario) -> None:
     after = {tag: scenario.digest(tag) for tag in before}
     assert after == {**before, "1.1": digest}
     assert f"| `1.1` | `{before['1.1']}` | `{digest}` |" in run.summary
-    assert "--latest=false" in scenario.calls[-1]
+    assert "--latest=false" in scenario.announced[-1]
 
 
 def test_pre_release(scenario: Scenario) -> None:
@@ -66,8 +66,8 @@ def test_pre_release(scenario: Scenario) -> None:
     assert (run.exit, run.jobs) == (0, RELEASED)
     assert scenario.tags == {*before, "1.3.0-rc.1", scenario.sha}
     assert {tag: scenario.digest(tag) for tag in before} == before
-    assert "--prerelease" in scenario.calls[-1]
-    assert "--latest=false" in scenario.calls[-1]
+    assert "--prerelease" in scenario.announced[-1]
+    assert "--latest=false" in scenario.announced[-1]
 
 
 @pytest.mark.parametrize("tag", ["v1.2.3.4", "v01.2.3", "v1.2.3+build.5", "v1.2.x", "v1.2", "1.2.3", "release-1"])
@@ -77,7 +77,7 @@ def test_tag_that_is_not_a_version(scenario: Scenario, tag: str) -> None:
     assert (run.exit, run.jobs) == (1, RED)
     assert run.errors[0].startswith(f"the tag '{tag}' is not a version")
     assert scenario.tags == set()
-    assert scenario.calls == []
+    assert scenario.announced == []
 
 
 def test_tag_outside_main(scenario: Scenario) -> None:
@@ -98,7 +98,7 @@ def test_version_that_is_taken(scenario: Scenario) -> None:
     assert f"1.0.0 is already published as {taken}" in run.errors[0]
     assert scenario.digest("1.0.0") == taken
     assert scenario.tags == {"1.0.0", scenario.sha}
-    assert scenario.calls == []
+    assert scenario.announced == []
 
 
 def test_release_without_credentials(scenario: Scenario) -> None:
@@ -108,4 +108,4 @@ def test_release_without_credentials(scenario: Scenario) -> None:
     run = release(scenario, "v1.0.0")
     assert (run.exit, run.jobs) == (0, GREEN)
     assert "DOCKERHUB_USERNAME" in run.notices[0]
-    assert scenario.calls == []
+    assert scenario.announced == []
