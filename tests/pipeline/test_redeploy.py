@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -13,7 +14,9 @@ import redeploy
 from hub import Hub, honest
 from lib.command import Failure, UsageError
 from lib.names import ImageName, checked_out
-from lib.record import Record
+from lib.record import Record, Unfinished
+from lib.service import Service
+from lib.settings import Wanted
 from lib.swarm import Release
 from programs import Programs
 from swarm_answers import COMMIT, NEW, OLD, record, release
@@ -263,3 +266,132 @@ def test_a_domain_is_looked_up_first() -> None:
     with pytest.raises(UsageError, match=r"DOMAIN is 'nobody\.invalid', which does not resolve"):
         redeploy.look_up("nobody.invalid", needed=True)
     redeploy.look_up("nobody.invalid", needed=False)
+
+
+# Whatever happens after the first change.
+
+WEB = {"Name": "hello_web", "TaskTemplate": {"ContainerSpec": {"Image": f"me/hello@{OLD}"}}}
+
+
+class Steps:
+    """What a redeploy did, in order, with a Swarm that only notes it; one step raises something."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str = "", error: BaseException | None = None) -> None:
+        self.done: list[str] = []
+        self.records: list[Record] = []
+        steps = self
+
+        def note(name: str) -> None:
+            steps.done.append(name)
+            if name == step and error:
+                raise error
+
+        class Rollout:
+            def __init__(self, *_: object, **more: object) -> None:
+                steps.before = more["before"]
+
+            def settle(self) -> None:
+                note("settle")
+
+            def deploy(self, _: Release) -> None:
+                note("deploy")
+
+            def wait(self, _: Release) -> None:
+                note("wait")
+
+            def prove(self, _: Release) -> None:
+                note("prove")
+
+            def go_back(self, *_: object) -> str:
+                note("go back")
+                if step == "go back":
+                    raise Failure("going back failed as well")
+                return "1 is serving"
+
+        def write(_: str, kept: Record) -> None:
+            note("record")
+            steps.records.append(kept)
+
+        self.before: object = None
+        self.cut_off: Unfinished | None = None
+        monkeypatch.setattr(redeploy, "Rollout", Rollout)
+        monkeypatch.setattr(redeploy, "locked", lambda *_, **__: contextlib.nullcontext())
+        monkeypatch.setattr(redeploy, "history", lambda _: [record(1, "1", OLD, None)])
+        monkeypatch.setattr(redeploy, "unfinished", lambda _: self.cut_off)
+        monkeypatch.setattr(redeploy, "inspected", lambda _: [])
+        monkeypatch.setattr(redeploy, "begin", lambda *_: note("begin"))
+        monkeypatch.setattr(redeploy, "end", lambda *_: note("end"))
+        monkeypatch.setattr(redeploy, "write_record", write)
+        monkeypatch.setattr(redeploy, "needs_login", lambda _: False)
+        monkeypatch.setattr(redeploy.Job, "find", lambda _, version: release(version, NEW))
+        service = Service("hello", ("hello",))
+        self.job = redeploy.Job("hello", ImageName("", "me", "hello"), "2", service, Wanted())
+
+
+def test_a_redeploy_that_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What ran is kept before the first change, until the version is recorded."""
+    steps = Steps(monkeypatch)
+
+    redeploy.redeploy(steps.job)
+
+    assert steps.done == ["settle", "begin", "deploy", "wait", "prove", "record", "end"]
+    assert [(kept.number, kept.release.digest, kept.before) for kept in steps.records] == [(2, NEW, 1)]
+    assert capsys.readouterr().out == f"me/hello@{NEW}\n"
+
+
+@pytest.mark.parametrize("step", ["deploy", "wait", "prove", "record"])
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (Failure("it is bad"), Failure, "it is bad; 1 is serving"),
+        (RuntimeError("planted"), Failure, "RuntimeError planted; 1 is serving"),
+        (KeyError("planted"), Failure, "KeyError 'planted'; 1 is serving"),
+        (MemoryError(), Failure, "MemoryError; 1 is serving"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "KeyboardInterrupt; 1 is serving"),
+        (SystemExit(143), SystemExit, "SystemExit 143; 1 is serving"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_whatever_is_raised_after_the_first_change(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+    error: BaseException,
+    raised: type[BaseException],
+    says: str,
+) -> None:
+    """The version before serves again, nothing is recorded, and one sentence says both."""
+    steps = Steps(monkeypatch, step, error)
+
+    with pytest.raises(raised) as caught:
+        redeploy.redeploy(steps.job)
+
+    assert steps.done[-2:] == ["go back", "end"]
+    assert steps.records == []
+    assert f"was not deployed: {says}" in f"{caught.value} {capsys.readouterr().err}"
+
+
+def test_going_back_that_fails_is_left_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ran before is still kept, and the next redeploy goes back to that."""
+    steps = Steps(monkeypatch, "go back")
+    monkeypatch.setattr(redeploy, "write_record", lambda *_: (_ for _ in ()).throw(Failure("no leader")))
+
+    with pytest.raises(Failure, match="no leader; going back failed as well"):
+        redeploy.redeploy(steps.job)
+    assert steps.done[-1] == "go back"
+
+    steps = Steps(monkeypatch)
+    steps.cut_off = Unfinished("2", "2026-01-03T03:04:05Z", "me@here", [{"Spec": WEB}])
+    redeploy.redeploy(steps.job)
+    assert steps.before == steps.cut_off.services
+    assert "begin" not in steps.done
+    assert steps.done[-1] == "end"
+
+
+def test_a_failure_before_the_first_change_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to go back from."""
+    steps = Steps(monkeypatch, "settle", Failure("an earlier update is still running"))
+
+    with pytest.raises(Failure, match=r"^an earlier update is still running$"):
+        redeploy.redeploy(steps.job)
+    assert steps.done == ["settle"]
