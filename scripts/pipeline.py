@@ -119,7 +119,9 @@ def run_as_users_do(this: Service, smoke: ModuleType | None, reference: str, por
     container = containers.start(plain_run_command(this, reference, port, network))
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: is_up(f"{address}{this.health}"), seconds=30, what=f"an answer on port {port}")
+        wait_until(
+            lambda: is_up(f"{address}{this.health}"), seconds=smoke_test.START_SECONDS, what=f"an answer on port {port}"
+        )
         environment = this.environment if network else this.secrets
         visitor = smoke_test.Visitor(port, container[:12], environment)
         if promise := alone or complete:

@@ -33,9 +33,9 @@ from lib.registry import LocalImage, check_same, local_image, run_pulling
 from lib.service import Backing, Service
 from lib.standin import host_platform
 
-START_SECONDS = 90  # an emulated platform takes its time
-PROMISE_SECONDS = 20
-STOP_SECONDS = 15
+START_SECONDS = 300  # an emulated platform takes its time, the more so on a busy machine
+PROMISE_SECONDS = 60
+STOP_SECONDS = 30
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 ENDED = ("0", "143")  # by itself after SIGTERM, or as the signal's default is (128 + 15)
 
@@ -287,7 +287,7 @@ class SmokeTest:
             return
         wait_until(
             lambda: self.inspect("{{.State.Health.Status}}") == "healthy",
-            seconds=45,
+            seconds=START_SECONDS,
             what="the container to be healthy",
         )
         say("ok: healthy by its own HEALTHCHECK")
@@ -315,7 +315,7 @@ class SmokeTest:
         request = socket.create_connection(("127.0.0.1", self.port), timeout=STOP_SECONDS)
         with request:
             request.sendall(f"GET {self.this.health} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode())
-            wait_until(self.has_read_a_request, seconds=20, what="the service to read a request", every=0.05)
+            wait_until(self.has_read_a_request, seconds=STOP_SECONDS, what="the service to read a request", every=0.05)
             run(["docker", "kill", "--signal", "TERM", self.container], show=True)
             wait_until(
                 lambda: not self.is_listening(),
