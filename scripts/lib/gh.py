@@ -105,20 +105,19 @@ class GitHub:
         return {item["name"] for item in self.items(path, "secrets")}
 
     def set_variable(self, name: str, value: str, environment: str = "") -> None:
-        """Set a variable."""
-        self.keep("variable", name, value, environment)
+        """Set a variable, of the repository or of an environment. `gh variable` is newer than Debian 12's gh."""
+        path = f"environments/{environment}/variables" if environment else "actions/variables"
+        there = self.get(f"{path}/{name}") is not None
+        body = {"name": name, "value": value}
+        self.send("PATCH" if there else "POST", f"{path}/{name}" if there else path, body)
 
     def set_secret(self, name: str, value: str, environment: str = "") -> None:
         """Set a secret: `gh` reads it from standard input, so that no list of processes shows it."""
-        self.keep("secret", name, value, environment)
-
-    def keep(self, kind: str, name: str, value: str, environment: str) -> None:
-        """Set a variable or a secret; the value is on no command line."""
         where = ["--env", environment] if environment else []
-        repository = f"{self.host}/{self.slug}"
-        done = run(["gh", kind, "set", name, "--repo", repository, *where], check=False, timeout=60, stdin=value)
+        command = ["gh", "secret", "set", name, "--repo", f"{self.host}/{self.slug}", *where]
+        done = run(command, check=False, timeout=60, stdin=value)
         if done.returncode:
-            raise Failure(f"cannot set the {kind} {name} of {self.slug}{last_line(done)}")
+            raise Failure(f"cannot set the secret {name} of {self.slug}{last_line(done)}")
 
     def policies(self, environment: str) -> set[tuple[str, str]] | None:
         """Return what may use an environment, as kind and pattern: None for everything."""

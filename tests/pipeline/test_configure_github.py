@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import configure_github
+import doctor
 from configure_github import environment, main, parse_settings, same
+from conftest import need
 from lib import access
 from lib.command import Failure, UsageError
 from lib.gh import RULESETS, find
 from programs import Programs
 from support.copies import git, repository
-from support.github import GitHubStandIn
+from support.github import GitHubStandIn, fresh
+from support.github_http import GitHubOverHTTP
 from support.rights import RightsStandIn
 
 TOKEN = "dckr_pat_not-to-be-seen"
@@ -169,8 +174,7 @@ def test_who_may_not(github: GitHubStandIn, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(Failure, match="origin is /somewhere"):
         main([])
     git(tmp_path / "clone", "remote", "set-url", "origin", "https://github.com/octo/hello")
-    monkeypatch.setenv("PATH", "/nowhere:/usr/bin")
-    (github.folder.parent / "programs/bin/gh").unlink()
+    monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(Failure, match="gh is not installed"):
         main([])
 
@@ -269,3 +273,30 @@ def test_find(remote: str, slug: str) -> None:
     """The repository is the one that origin names."""
     found = find(remote)
     assert (found.slug if found else "") == slug
+
+
+def test_with_the_real_gh(
+    tmp_path: Path, hub: RightsStandIn, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real gh speaks to a stand-in for GitHub over HTTP: all is set once, and the doctor finds nothing missing."""
+    need(bool(shutil.which("gh")), "gh")
+    root = repository(tmp_path / "clone", {"service.toml": 'name = "hello"\n'})
+    git(root, "remote", "add", "origin", f"https://{GitHubOverHTTP.HOST}/octo/hello.git")
+    monkeypatch.setattr(configure_github, "ROOT", root)
+    # The path of a socket has at most 107 characters: unix(7).
+    with tempfile.TemporaryDirectory(prefix="gh") as short, GitHubOverHTTP(Path(short), fresh()) as github:
+        for name, value in github.env.items():
+            monkeypatch.setenv(name, value)
+        give(monkeypatch, TOKEN)
+        assert main(["DOCKERHUB_USERNAME=octo", "--token"]) == 0
+        assert github.state["variables"][""] == {"DOCKERHUB_USERNAME": "octo"}
+        assert set(github.state["secrets"]["publish"]) == {"DOCKERHUB_TOKEN"}
+        assert main(["DOCKERHUB_USERNAME=octo"]) == 0
+        assert capfd.readouterr().out.splitlines()[-1] == "octo/hello: nothing to set"
+        assert main(["DOCKERHUB_USERNAME=other"]) == 0
+        assert github.state["variables"][""] == {"DOCKERHUB_USERNAME": "other"}
+        assert TOKEN not in "".join(github.requests), "gh encrypts it"
+        world = doctor.World({}, root)
+        lines = [line for check in doctor.CHECKS["GitHub"] for line in check(world)]
+        assert [line.said for line in lines if line.state in (doctor.MISSING, doctor.WRONG)] == []
+        assert len(lines) > 6

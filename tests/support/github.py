@@ -1,6 +1,6 @@
 """A stand-in for `gh`: a repository on GitHub in a file, and a record of every call and of what it was given.
 
-It answers `gh auth status`, `gh api`, `gh variable set`, `gh secret set` and `gh workflow enable`.
+It answers `gh auth status`, `gh api`, `gh secret set` and `gh workflow enable`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def called(state: dict[str, Any], words: list[str], stdin: str) -> str:
         if not state["login"]:
             raise Refusal("You are not logged into any GitHub hosts.")
         return ""
-    if words[0] in ("variable", "secret") and words[1] == "set":
+    if words[:2] == ["secret", "set"]:
         place = option("--env")
         if place and place not in state["environments"]:
             raise missing()
-        state[f"{words[0]}s"].setdefault(place, {})[words[2]] = stdin
+        state["secrets"].setdefault(place, {})[words[2]] = stdin
         return ""
     if words[:2] == ["workflow", "enable"]:
         for flow in state["workflows"]:
@@ -80,9 +80,17 @@ def api(state: dict[str, Any], path: str, method: str, body: dict[str, Any]) -> 
         place = "" if first == "actions" else rest[0]
         if place and place not in state["environments"]:
             raise missing()
-        kept = state[rest[-1]].get(place, {})
+        kept = state[rest[-1]].setdefault(place, {})
+        if method == "POST":
+            kept[body["name"]] = body["value"]
         shows = rest[-1] == "variables"
         return listed(rest[-1], [{"name": name, **({"value": kept[name]} if shows else {})} for name in kept])
+    if len(rest) > 1 and rest[-2] == "variables":
+        kept = state["variables"].get("" if first == "actions" else rest[0], {})
+        if rest[-1] not in kept:
+            raise missing()
+        kept[rest[-1]] = body.get("value", kept[rest[-1]])
+        return {"name": rest[-1], "value": kept[rest[-1]]}
     if first == "environments":
         return environments(state, rest, method, body)
     if first == "rulesets":
@@ -136,33 +144,38 @@ def serve(folder: str) -> None:
     (place / "state.json").write_text(json.dumps(state))
 
 
+def fresh(slug: str = "octo/hello") -> dict[str, Any]:
+    """Return the state of a repository that nothing was set for yet."""
+    return {
+        "login": True,
+        "visible": True,
+        "refuses": {},  # first word of a path -> [status, text]
+        "repository": {
+            "full_name": slug,
+            "default_branch": "main",
+            "private": False,
+            "fork": False,
+            "permissions": {"admin": True},
+        },
+        "variables": {"": {}},
+        "secrets": {"": {}},
+        "environments": {},
+        "rulesets": [],
+        "workflows": [{"id": 1, "name": "CI", "state": "active"}],
+        "get": {
+            "actions/permissions": {"enabled": True, "allowed_actions": "all"},
+            "actions/workflows/ci.yml/runs": {"workflow_runs": [{"id": 7, "conclusion": "success"}]},
+        },
+    }
+
+
 class GitHubStandIn:
     """A repository on GitHub, as `gh` sees it; `state` is read before each call, and `keep` writes it."""
 
     def __init__(self, folder: Path, bin_: Path, slug: str = "octo/hello") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.state: dict[str, Any] = {
-            "login": True,
-            "visible": True,
-            "refuses": {},  # first word of a path -> [status, text]
-            "repository": {
-                "full_name": slug,
-                "default_branch": "main",
-                "private": False,
-                "fork": False,
-                "permissions": {"admin": True},
-            },
-            "variables": {"": {}},
-            "secrets": {"": {}},
-            "environments": {},
-            "rulesets": [],
-            "workflows": [{"id": 1, "name": "CI", "state": "active"}],
-            "get": {
-                "actions/permissions": {"enabled": True, "allowed_actions": "all"},
-                "actions/workflows/ci.yml/runs": {"workflow_runs": [{"id": 7, "conclusion": "success"}]},
-            },
-        }
+        self.state = fresh(slug)
         self.keep()
         program = bin_ / "gh"
         program.write_text(PROGRAM.format(python=f"{sys.executable} -S", folder=str(folder), tests=str(TESTS)), "utf-8")
