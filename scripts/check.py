@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
@@ -77,6 +77,13 @@ def check_requirements(uv: str) -> None:
                 (ROOT / f"{name}.txt").read_text("utf-8")
             ):
                 raise Failure(f"{name}.txt is out of step with {name}.in; run {' '.join(compile_command('uv', name))}")
+
+
+def check_service(root: Path) -> None:
+    """Raise Failure with all that the Dockerfile, compose.yaml and deploy/ say otherwise than service.toml."""
+    found = service.differences(root)
+    if found:
+        raise Failure("; ".join(found))
 
 
 def lint_commands(bin_: Path) -> dict[str, list[str]]:
@@ -199,12 +206,17 @@ def main(argv: Sequence[str]) -> int:
     with stage("Make environment"):
         bin_ = make_environment(ROOT / ".venv")
     failed = []
-    try:
-        with stage("Check requirements"):
-            check_requirements(str(bin_ / "uv"))
-    except Failure as failure:
-        say(f"error: {failure}")
-        failed.append("requirements")
+    looks: dict[str, Callable[[], None]] = {
+        "requirements": lambda: check_requirements(str(bin_ / "uv")),
+        service.FILE: lambda: check_service(ROOT),
+    }
+    for name, look in looks.items():
+        try:
+            with stage(f"Check {name}"):
+                look()
+        except Failure as failure:
+            say(f"error: {failure}")
+            failed.append(name)
     for name, command in lint_commands(bin_).items():
         check(name, command, failed)
     path = f"{bin_}{os.pathsep}{os.environ['PATH']}"

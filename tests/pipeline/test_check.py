@@ -10,8 +10,8 @@ import pytest
 
 import check
 from lib.command import Failure, UsageError
+from projects import FIXTURE, ROOT, replace
 
-ROOT = Path(__file__).resolve().parents[2]
 UV = str(Path(shutil.which("uv") or ROOT / ".venv/bin/uv"))
 
 
@@ -110,3 +110,13 @@ def test_a_python_is_a_version(version: str) -> None:
     """Anything else is a usage mistake."""
     with pytest.raises(UsageError, match=r"expected a version such as 3\.13"):
         check.main(["--python", version])
+
+
+def test_what_says_otherwise_than_service_toml(tmp_path: Path) -> None:
+    """All of it is said at once."""
+    for name in ("service.toml", "Dockerfile", "compose.yaml"):
+        (tmp_path / name).write_text((FIXTURE / name).read_text("utf-8"), "utf-8")
+    check.check_service(tmp_path)
+    replace(tmp_path / "service.toml", {"port = 8080": "port = 9000"})
+    with pytest.raises(Failure, match=r"Dockerfile: EXPOSE is 8080.*; compose.yaml: web does not publish"):
+        check.check_service(tmp_path)
