@@ -206,18 +206,19 @@ class World:
         return {}
 
 
-# What is asked on the host, in one connection. Nothing there is changed.
+# What is asked on the host, in one connection. Nothing there is changed. An echo of dash's would undo the escapes of
+# what docker says.
 ASK = r"""
 root=; [ "$(id -u)" = 0 ] || root="sudo -n"
 folder=/var/lib/docker; [ -d "$folder" ] || folder=/
-echo "time=$(date +%s)"
-echo "disk=$(df -Pk "$folder" 2>/dev/null | awk 'NR == 2 {print $4}')"
-echo "docker=$($root docker info --format '{{json .}}' 2>/dev/null)"
-echo "nodes=$($root docker node ls --format '{{.Hostname}}={{.Status}}' 2>/dev/null | tr '\n' ' ')"
-echo "services=$($root docker service ls --format '{{.Name}}' 2>/dev/null | tr '\n' ' ')"
-echo "ports=$(ss -Hltn 2>/dev/null | awk '{print $4}' | tr '\n' ' ')"
+printf 'time=%s\n' "$(date +%s)"
+printf 'disk=%s\n' "$(df -Pk "$folder" 2>/dev/null | awk 'NR == 2 {print $4}')"
+printf 'docker=%s\n' "$($root docker info --format '{{json .}}' 2>/dev/null)"
+printf 'nodes=%s\n' "$($root docker node ls --format '{{.Hostname}}={{.Status}}' 2>/dev/null | tr '\n' ' ')"
+printf 'services=%s\n' "$($root docker service ls --format '{{.Name}}' 2>/dev/null | tr '\n' ' ')"
+printf 'ports=%s\n' "$(ss -Hltn 2>/dev/null | awk '{print $4}' | tr '\n' ' ')"
 home=$(getent passwd deploy | cut -d: -f6)
-echo "keys=$($root cat "$home/.ssh/authorized_keys" 2>/dev/null | base64 | tr -d '\n')"
+printf 'keys=%s\n' "$($root cat "$home/.ssh/authorized_keys" 2>/dev/null | base64 | tr -d '\n')"
 """
 
 
