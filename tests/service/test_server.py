@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,12 @@ def test_a_bad_number_of_workers_stops_the_start_with_one_sentence() -> None:
     done = start_wrongly(["friendlyhello"], {"WEB_CONCURRENCY": "many"})
 
     assert (done.returncode, done.stderr) == (1, "error: WEB_CONCURRENCY must be a number from 1 to 256, not 'many'\n")
+
+
+def settings_of_gunicorn() -> dict[str, Any]:
+    """Return gunicorn's settings, read again from the environment."""
+    sys.modules.pop("friendlyhello.gunicorn_conf", None)
+    return runpy.run_module("friendlyhello.gunicorn_conf")
 
 
 def start_wrongly(module: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -119,7 +126,7 @@ def test_a_client_that_stays_connected_does_not_hold_up_the_stop(
         assert idle.recv(4096).startswith(b"HTTP/1.1 200")
         assert service.stop() == 0
 
-    assert runpy.run_module("friendlyhello.gunicorn_conf")["keepalive"] <= 5
+    assert settings_of_gunicorn()["keepalive"] <= 5
 
 
 def test_a_killed_worker_is_replaced_and_no_visit_is_counted_twice(service: Service, redis_server: RedisServer) -> None:
@@ -250,7 +257,7 @@ def test_settings_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("WEB_CONCURRENCY", "3")
     monkeypatch.setenv("METRICS_PORT", "9100")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    settings = runpy.run_module("friendlyhello.gunicorn_conf")
+    settings = settings_of_gunicorn()
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     assert folder.is_dir()
     settings["on_exit"](None)
@@ -264,7 +271,7 @@ def test_settings_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_settings_stop_a_bad_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of starting read the same settings."""
     monkeypatch.setenv("WEB_CONCURRENCY", "0")
-    for start in (command.main, lambda: runpy.run_module("friendlyhello.gunicorn_conf")):
+    for start in (command.main, settings_of_gunicorn):
         with pytest.raises(SystemExit, match=r"error: WEB_CONCURRENCY must be a number from 1 to 256, not '0'"):
             start()
 
