@@ -178,7 +178,7 @@ def newest_commits() -> list[str]:
 
 
 def promote_edge(image: ImageName, dry_run: bool) -> list[Move]:
-    """Put edge on the newest published commit of main, until that is true."""
+    """Put edge on the newest published commit of main, once that is verified, until that is true."""
     move = None
     for _ in range(3):
         commit, digest = newest_published(newest_commits(), lambda sha: digest_at(image, sha))
@@ -220,18 +220,17 @@ def main(argv: Sequence[str]) -> int:
             raise not_published(image, commit.sha)
         if options.digest:
             check_same(image.tagged(commit.sha), check_digest(options.digest), digest)
-        dry_run = options.dry_run
-        found = release.verified(image, digest, revision=commit.sha)
-        moves = (
-            promote_version(image, commit.sha, digest, version, dry_run) if version else promote_edge(image, dry_run)
-        )
+        if version:
+            found = release.verified(image, digest, revision=commit.sha)
+            moves = promote_version(image, commit.sha, digest, version, options.dry_run)
+            latest = any(move.tag == LATEST and move.after == digest for move in moves)
+            facts = {"digest": digest, "platforms": dict(found.platforms), "latest": latest}
+            set_output("release", json.dumps(facts))
+        else:
+            moves = promote_edge(image, options.dry_run)
     for move in moves:
         print(move)
     add_summary(table(image, moves))
-    if version:
-        latest = any(move.tag == LATEST and move.after == digest for move in moves)
-        facts = {"digest": digest, "platforms": dict(found.platforms), "latest": latest}
-        set_output("release", json.dumps(facts))
     return 0
 
 
