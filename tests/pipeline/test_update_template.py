@@ -132,13 +132,15 @@ def test_renamed_copy(template: Path, tmp_path: Path) -> None:
     # Unlike the rule: only the copy's own line says how it was renamed.
     commit(root, "Mine", {"Dockerfile": read(root, "Dockerfile").replace('title="shop-api"', 'title="shop_api"')})
     grow(template)
-    commit(template, "More", {"src/friendlyhello/more.py": "from friendlyhello import views\n"})
+    # Beside the renamed line: taken for changed on both sides, it would be in the way.
+    beside = changed(read(template, "Dockerfile"), 1, "beside it")
+    commit(template, "More", {"src/friendlyhello/more.py": "from friendlyhello import views\n", "Dockerfile": beside})
     merge, said = up(root)
     assert merge
     assert (merge.undecided, merge.kept, merge.left_out) == ({}, [], [])
     assert read(root, "src/shop_api/views.py") == changed("from shop_api import config\n" + NUMBERS, 3, "template's")
     assert read(root, "src/shop_api/more.py") == "from shop_api import views\n"
-    assert read(root, "Dockerfile").startswith('LABEL title="shop_api"\n')
+    assert read(root, "Dockerfile").startswith('LABEL title="shop_api"\nbeside it\n')
     assert read(root, "Dockerfile").endswith('CMD ["python", "-m", "shop_api"]\n')
     assert read(root, "scripts/lib/names.py").startswith('FORMER = "friendlyhello"\n')
     assert not any(path.startswith("src/friendlyhello/") for path in merge.files)
