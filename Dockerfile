@@ -40,7 +40,7 @@ for deb in /build/debs/*.deb; do
     { cat /build/control/control && printf 'Status: install ok installed\n\n'; } >> /out/var/lib/dpkg/status
     script=/build/control/postinst package=$(dpkg-deb --field "$deb" Package)
     if grep -qs 'update-alternatives --install' $script; then
-        DPKG_ROOT=/out DPKG_MAINTSCRIPT_PACKAGE=$package sh $script configure # it only makes links, and heeds DPKG_ROOT
+        DPKG_ROOT=/out DPKG_MAINTSCRIPT_PACKAGE=$package sh $script configure # it only makes links, and respects DPKG_ROOT
     elif [ -e $script ]; then
         echo "$package has an installation script, which is not run"
     fi

@@ -2,7 +2,7 @@
 """Make a copy of this template carry your own service.
 
   python3 scripts/adopt.py shop-api --dry-run            say what would change, and change nothing
-  python3 scripts/adopt.py shop-api                      rename the example service: you go on from its code
+  python3 scripts/adopt.py shop-api                      rename the example service, and continue from its code
   python3 scripts/adopt.py shop-api --from ../my-app     put your own project in its place
 
 Renames the package in src/, its imports, the image, compose.yaml, deploy/, the metrics, pyproject.toml, service.toml

@@ -80,7 +80,7 @@ def check_requirements(uv: str) -> None:
 
 
 def check_service(root: Path) -> None:
-    """Raise Failure with all that the Dockerfile, compose.yaml and deploy/ say otherwise than service.toml."""
+    """Raise Failure with every way in which the Dockerfile, compose.yaml and deploy/ differ from service.toml."""
     found = service.differences(root)
     if found:
         raise Failure("; ".join(found))
@@ -140,7 +140,7 @@ def pytest_commands(python: Path, *, pipeline: bool, full: bool, required: bool)
 def make_environment(folder: Path, python: str = "") -> Path:
     """Return the folder of programs of an up-to-date virtual environment.
 
-    It is made anew when requirements-dev.txt changes. With `python`, a version such as 3.13, uv finds
+    It is made again when requirements-dev.txt changes. With `python`, a version such as 3.13, uv finds
     that Python or downloads it.
     """
     requirements = ROOT / "requirements-dev.txt"

@@ -841,7 +841,7 @@ def edge_ports(world: World) -> tuple[int, ...]:
 
 
 def domain(world: World) -> Iterator[Line]:
-    """The name leads to the host, and its certificate is good for a while."""
+    """The name resolves to the host, and its certificate is good for a while."""
     name, target = world.settings.get("DOMAIN", ""), world.target
     if not name or name == "none" or target is None:
         return
@@ -854,10 +854,10 @@ def domain(world: World) -> Iterator[Line]:
         )
         return
     if host and not leads & host:
-        said = f"{name} leads to {', '.join(sorted(leads))}, and the host is {', '.join(sorted(host))}"
+        said = f"{name} resolves to {', '.join(sorted(leads))}, and the host is {', '.join(sorted(host))}"
         yield Line(WRONG, said, f"change the DNS record of {name}")
         return
-    yield Line(OK, f"{name} leads to the host")
+    yield Line(OK, f"{name} resolves to the host")
     yield certificate(name)
 
 

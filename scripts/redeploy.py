@@ -107,7 +107,7 @@ def check_swarm() -> None:
 
 @contextlib.contextmanager
 def rehearsal(stack: str) -> Iterator[None]:
-    """Make the engine a Swarm for a while, where it is none, and take away what was deployed at the end."""
+    """Make the engine a Swarm for a while, unless it is one, and take away what was deployed at the end."""
     state = docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip()
     say("REHEARSAL: no host is configured, so the stack runs on this engine for a moment and is removed again")
     if state == "inactive":
@@ -215,11 +215,11 @@ class Job:
 
 
 def look_up(domain: str, *, needed: bool) -> None:
-    """Raise UsageError if a name does not resolve; where the page is asked for elsewhere, only say so."""
+    """Raise UsageError if a name does not resolve; only say so if the page is asked for elsewhere."""
     try:
         socket.getaddrinfo(domain, 443)
     except OSError as error:
-        sentence = f"DOMAIN is {domain!r}, which does not resolve ({error.strerror}); let it lead to the host first"
+        sentence = f"DOMAIN is {domain!r}, which does not resolve ({error.strerror}); point it at the host first"
         if needed:
             raise UsageError(sentence) from error
         say(f"warning: {sentence}")
@@ -301,7 +301,7 @@ def user() -> str:
 
 
 def report(release: Release, proven: Record | None, end: str) -> None:
-    """Hand the result to a workflow, where there is one."""
+    """Hand the result to the workflow, if one runs this."""
     old = proven.release if proven else None
     set_output("digest", release.digest)
     set_output("revision", release.revision)

@@ -77,7 +77,7 @@ def published_port(container: str, port: int) -> int:
 
 
 def promises(root: Path = ROOT) -> ModuleType | None:
-    """Return smoke.py, or None where there is none; raise Failure if it cannot be read."""
+    """Return smoke.py, or None if there is none; raise Failure if it cannot be read."""
     path = root / "smoke.py"
     if not path.exists():
         return None
@@ -337,7 +337,7 @@ class SmokeTest:
     def sockets(self, state: str) -> list[str]:
         """Return the sockets on the service's port in a state, as proc_net_tcp(5) lists them."""
         show = ["docker", "exec", self.container, "cat", "/proc/net/tcp", "/proc/net/tcp6"]
-        table = run(show, check=False).stdout  # nothing, where the service has ended
+        table = run(show, check=False).stdout  # nothing, if the service has ended
         return re.findall(rf"^\s*\d+: [0-9A-F]+:{self.this.port:04X} [0-9A-F]+:[0-9A-F]{{4}} {state} .*$", table, re.M)
 
     def has_read_a_request(self) -> bool:

@@ -90,7 +90,7 @@ def granted(token: str, name: str) -> frozenset[str] | None:
 
 
 def access(image: ImageName, login: Login) -> Access:
-    """Return what a login gives; `Login()` is nobody's. Raises Refused or Failure in a sentence."""
+    """Return what a login gives; `Login()` asks without one. Raises Refused or Failure in a sentence."""
     header, actions = authorization(image, login)
     url = f"{address(image)}{image.namespace}/{image.repository}/tags/list?n=1"
     try:

@@ -14,7 +14,7 @@ from lib.command import Failure, say, shown, wait_until
 class Daemon:
     """A process with a PID file and a log in `folder`, so that a later run finds it again.
 
-    A PID alone is no proof: after a crash or a reboot it may belong to somebody else. So `NAME.pid`
+    A PID alone proves nothing: after a crash or a reboot it may belong to somebody else. So `NAME.pid`
     holds the process's start time as well (proc_pid_stat(5), field 22), and both must agree.
     """
 

@@ -63,7 +63,7 @@ def configs(stack: str) -> list[str]:
 
 
 def create_config(stack: str, kind: str, name: str, content: Mapping[str, Any]) -> bool:
-    """Create a config object; return False where one of that name exists: of two, one succeeds."""
+    """Create a config object; return False if that name is taken: of two, one succeeds."""
     labels = ["--label", f"{STACK_LABEL}={stack}", "--label", f"{KIND_LABEL}={kind}"]
     done = run(["docker", "config", "create", *labels, name, "-"], check=False, stdin=json.dumps(content), timeout=60)
     if done.returncode and "AlreadyExists" not in done.stderr and "already exists" not in done.stderr:
@@ -131,7 +131,7 @@ def write_record(stack: str, record: Record) -> None:
 
 
 def unfinished(stack: str) -> Unfinished | None:
-    """Return the redeploy that was cut off, or is going on; None if the last one came to its end."""
+    """Return the redeploy that was cut off, or is still running; None if the last one came to its end."""
     for name, _, content in read_configs([name for name in configs(stack) if name == f"{stack}_unfinished"]):
         try:
             return Unfinished(**content)

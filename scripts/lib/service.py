@@ -374,7 +374,7 @@ def in_compose(this: Service, text: str) -> Iterator[str]:
 
 
 def differences(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what the Dockerfile, compose.yaml and deploy/ say otherwise than service.toml, a sentence each."""
+    """Return how the Dockerfile, compose.yaml and deploy/ differ from service.toml, a sentence each."""
     this = load(root, environ)
     found: list[str] = []
     for name, judge in (("Dockerfile", in_dockerfile), ("compose.yaml", in_compose)):

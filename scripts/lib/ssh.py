@@ -142,7 +142,7 @@ def connection(environ: Mapping[str, str]) -> Iterator[str]:
         try:
             with Tunnel(place / "docker.sock", command) as tunnel:
                 os.environ["DOCKER_HOST"] = f"unix://{tunnel.path}"
-                os.environ.pop("DOCKER_CONTEXT", None)  # docker would heed it first
+                os.environ.pop("DOCKER_CONTEXT", None)  # docker would use it first
                 check(f"ssh://{target}", tunnel)
                 yield (target.host if wanted else ssh_settings(target).get("hostname", "")) or target.host
         finally:

@@ -63,7 +63,7 @@ class Service:
 
     @property
     def digest(self) -> str:
-        """The digest that the service runs, "" where its image has none."""
+        """The digest that the service runs, "" if its image has none."""
         return self.image.partition("@")[2]
 
 
@@ -168,7 +168,7 @@ def parse_tasks(lines: str) -> list[Task]:
 
 
 def services(stack: str) -> dict[str, Service]:
-    """Return the services of a stack by name without the stack's, such as `web`; none where it is not deployed."""
+    """Return the services of a stack by name without the stack's, such as `web`; none if it is not deployed."""
     label = f"label={NAMESPACE}={stack}"
     names = docker("service", "ls", "--filter", label, "--format", "{{.Name}}").split()
     if not names:
@@ -217,7 +217,7 @@ def ask_engine(method: str, path: str, content: object = None) -> Any:
 
 @dataclass(frozen=True)
 class Pipe:
-    """What an HTTP response is read from, where there is no socket."""
+    """What an HTTP response is read from, if there is no socket."""
 
     file: IO[bytes]
 
@@ -277,7 +277,7 @@ def behind(service: Service, tasks: Sequence[Task]) -> str:
 
 
 def same_image(one: str, other: str) -> bool:
-    """Whether two references are the same image; a digest decides where both have one."""
+    """Whether two references are the same image; the digests decide if both have one."""
     if "@" in one and "@" in other:
         return one.partition("@")[2] == other.partition("@")[2]
     return one.partition("@")[0] == other.partition("@")[0]

@@ -156,7 +156,7 @@ class Counter:
         return total
 
     def _fail(self, reason: str) -> None:
-        """Start an outage, or go on with one: send the waiting away and have Redis probed."""
+        """Start an outage, or continue one: send the waiting away and have Redis probed."""
         with self._lock:
             began = self._outage is None
             self._outage = reason

@@ -54,7 +54,7 @@ if _config.metrics_port:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
 
     def on_starting(server: Any) -> None:
-        """Stop where the page would have no port left."""
+        """Stop if the page would have no port left."""
         if {address[1] for address in server.cfg.address} == {_config.metrics_port}:
             sys.exit(f"error: METRICS_PORT must be another port than the service's own, not '{_config.metrics_port}'")
 

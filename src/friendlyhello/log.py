@@ -1,4 +1,4 @@
-"""What gunicorn and the service log: JSON, a line each, or plain lines where a person reads them on a terminal.
+"""What gunicorn and the service log: JSON, a line each, or plain lines if a person reads them on a terminal.
 
 Requests go to standard output, everything else to standard error.
 """

@@ -56,7 +56,7 @@ def build_app(config: Config, client: redis.Redis | None = None) -> Flask:
         return response
 
     if config.metrics_port:
-        from friendlyhello import metrics  # makes files, so only where it is wanted
+        from friendlyhello import metrics  # makes files, so only if it is wanted
 
         visits.on_count = metrics.visits.inc
         visits.on_change = metrics.redis_up.set

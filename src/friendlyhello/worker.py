@@ -18,7 +18,7 @@ class Worker(GeventWorker):
 
 
 def plain(address: Any) -> Any:
-    """Return a client's address, one of IPv4 as such where it came in over a socket of IPv6 (RFC 4291, 2.5.5.2)."""
+    """Return a client's address, as plain IPv4 if it is that but came over a socket of IPv6 (RFC 4291, 2.5.5.2)."""
     if isinstance(address, tuple) and address[0].startswith("::ffff:"):
         return (address[0].removeprefix("::ffff:"), *address[1:])
     return address

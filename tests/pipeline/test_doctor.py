@@ -494,7 +494,7 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
             variables(road, "production", DOMAIN="www.example.org")
             or road.addresses.update({"www.example.org": {"192.0.2.99"}})
         ),
-        *("domain", WRONG, "leads to 192.0.2.99, and the host is 192.0.2.7", "change the DNS record"),
+        *("domain", WRONG, "resolves to 192.0.2.99, and the host is 192.0.2.7", "change the DNS record"),
     ),
     "name leads nowhere": (
         lambda road: variables(road, "production", DOMAIN="new.example.org"),
