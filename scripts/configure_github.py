@@ -213,14 +213,21 @@ def main(argv: Sequence[str]) -> int:
     host, key = host_settings(options.host, options.key) if options.host else ({}, "")
     changes = Changes(dry_run=options.dry_run)
     set_variables(repository, variables, "", changes)
-    set_environments(repository, changes)
+    publish, production = ENVIRONMENTS
+    try:
+        set_environments(repository, changes)
+    except Failure:
+        if not facts.get("private"):
+            raise
+        say("GitHub has no environments for private repositories on this plan: secrets are the repository's")
+        publish = production = ""
     if token:
-        what = "the secret DOCKERHUB_TOKEN for publish"
-        changes.make(what, repository.set_secret, "DOCKERHUB_TOKEN", token, "publish")
-    set_variables(repository, host, "production", changes)
+        what = f"the secret DOCKERHUB_TOKEN for {publish or 'the repository'}"
+        changes.make(what, repository.set_secret, "DOCKERHUB_TOKEN", token, publish)
+    set_variables(repository, host, production, changes)
     if key:
-        what = "the secret DEPLOY_SSH_KEY for production"
-        changes.make(what, repository.set_secret, "DEPLOY_SSH_KEY", key, "production")
+        what = f"the secret DEPLOY_SSH_KEY for {production or 'the repository'}"
+        changes.make(what, repository.set_secret, "DEPLOY_SSH_KEY", key, production)
     set_rules(repository, changes)
     verb = "would be set" if options.dry_run else "set"
     print(f"{repository.slug}: {changes.made} {verb}" if changes.made else f"{repository.slug}: nothing to set")

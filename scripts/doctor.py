@@ -551,6 +551,10 @@ def environments(world: World) -> Iterator[Line]:
     """The environments are there, for main and release tags only, and the deploy key is in its own."""
     if not world.repository or not world.github:
         return
+    if world.repository.get("private") and not world.environments:
+        said = "no environments, which a private repository has from the Pro or Team plan on; who may push can publish"
+        yield Line(UNKNOWN, said, CONFIGURE)
+        return
     wanted = set(gh.REFS)
     for name in gh.ENVIRONMENTS:
         if name not in world.environments:

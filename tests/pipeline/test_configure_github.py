@@ -216,6 +216,22 @@ def test_plan_without_rules(github: GitHubStandIn, capfd: pytest.CaptureFixture[
         main([])
 
 
+def test_plan_without_environments(
+    github: GitHubStandIn, hub: RightsStandIn, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A private repository without environments keeps its secrets itself; a public one's failure is a failure."""
+    github.state["refuses"] = {"environments": [403, "Upgrade to GitHub Pro or make this repository public"]}
+    github.keep()
+    with pytest.raises(Failure, match="Upgrade to GitHub Pro"):
+        main([])
+    github.state["repository"]["private"] = True
+    github.keep()
+    give(monkeypatch, TOKEN)
+    assert main(["DOCKERHUB_USERNAME=octo", "--token"]) == 0
+    assert github.read()["secrets"][""] == {"DOCKERHUB_TOKEN": TOKEN}
+    assert "no environments for private repositories" in capfd.readouterr().err
+
+
 def test_asked_in_a_terminal(
     github: GitHubStandIn, hub: RightsStandIn, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,14 @@ def private_project(road: Road) -> None:
     variables(road, IMAGE_VISIBILITY="private")
 
 
+def private_project_without_environments(road: Road) -> None:
+    """The same on a plan that has no environments either: the secrets are the repository's."""
+    private_project(road)
+    road.state["variables"][""] |= road.state["variables"].pop("production")
+    road.state["secrets"][""] = {"DOCKERHUB_TOKEN": "", "DEPLOY_SSH_KEY": ""}
+    road.state["environments"] = {}
+
+
 def fork_with_another_registry(road: Road) -> None:
     """Another registry, a name each time, one platform, no host, and a docker that is not logged in."""
     road.state["repository"]["fork"] = True
@@ -111,7 +119,15 @@ def host_by_hand(road: Road) -> None:
 
 
 @pytest.mark.parametrize(
-    "setup", [public_project, private_project, fork_with_another_registry, laptop_without_gh, host_by_hand]
+    "setup",
+    [
+        public_project,
+        private_project,
+        private_project_without_environments,
+        fork_with_another_registry,
+        laptop_without_gh,
+        host_by_hand,
+    ],
 )
 def test_no_false_alarm(road: Road, setup: Callable[[Road], None]) -> None:
     """Nothing is said to be missing or wrong on a road on which nothing is."""
