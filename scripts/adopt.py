@@ -172,8 +172,10 @@ def service_toml(name: str, project: Project, launched: bool) -> str:
         'revision = "the code sends no X-Revision header"',
         'nosniff = "the code sends no X-Content-Type-Options"',
     ]
-    if project.asgi:
-        lines += ['finish = "uvicorn closes a connection whose request has not come in whole"']
+    why = "uvicorn closes a connection whose request is not complete"
+    if not project.asgi:
+        why = "gunicorn's threads take connections until they end"
+    lines += [f'finish = "{why}"']
     return "\n".join(lines) + "\n"
 
 

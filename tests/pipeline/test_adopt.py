@@ -264,7 +264,7 @@ def test_a_project_takes_the_place_of_the_example(
     assert this.start == ("python", "-m", "shop_api")
     assert [(one.name, one.url) for one in this.backing] == [("redis", "")]
     assert list(this.secrets) == ["SECRET_KEY"]
-    assert set(this.off) == {"revision", "nosniff"}
+    assert set(this.off) == {"revision", "nosniff", "finish"}
     assert "EXPOSE 5000\n" in found["Dockerfile"]
     assert "('127.0.0.1', 5000, timeout=2); c.request('GET', '/');" in found["Dockerfile"]
     assert "NAME=World" not in found["Dockerfile"]
