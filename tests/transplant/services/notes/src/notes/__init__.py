@@ -1,0 +1,1 @@
+"""Notes: an API that keeps short texts in SQLite."""
