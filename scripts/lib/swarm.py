@@ -34,6 +34,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # https://docs.docker.com/reference/api/engine/, "ServiceInspect", UpdateStatus.
 FAILED_UPDATE = ("paused", "rollback_started", "rollback_paused", "rollback_completed")
 MOVING = ("updating", "rollback_started")
+PAUSED = ("paused", "rollback_paused")  # until the next update, even if tasks are left over
 FAILED = ("failed", "rejected")
 ENDED = (*FAILED, "complete")  # by itself; "shutdown" is what Swarm did to it
 
@@ -233,7 +234,7 @@ def inspected(stack: str) -> list[dict[str, Any]]:
 
 
 def put_back(stack: str, services: Sequence[Mapping[str, Any]]) -> None:
-    """Make a stack's services what `inspected` returned earlier; what is as it was stays untouched.
+    """Make a stack's services what `inspected` returned earlier; what is as it was, and not paused, stays untouched.
 
     Networks, secrets and configs are still there: a deployment removes none.
     """
@@ -244,7 +245,7 @@ def put_back(stack: str, services: Sequence[Mapping[str, Any]]) -> None:
         if there is None:
             say(f"  {spec['Name']} is created again")
             ask_engine("POST", "/services/create", spec)
-        elif there["Spec"] != spec:
+        elif there["Spec"] != spec or (there.get("UpdateStatus") or {}).get("State") in PAUSED:
             say(f"  {spec['Name']} is put back")
             ask_engine("POST", f"/services/{there['ID']}/update?version={there['Version']['Index']}", spec)
     for name, facts in now.items():

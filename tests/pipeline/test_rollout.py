@@ -248,6 +248,21 @@ def test_a_service_that_changes_meanwhile_is_put_back_all_the_same(
     assert "trying again: the engine does not answer" in capsys.readouterr().err
 
 
+def test_a_roll_back_that_swarm_gave_up_is_begun_again(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves a replica too many, and would for ever."""
+    monkeypatch.setattr(rollout, "visit_until", lambda address, revision, **more: None)
+    told: list[str] = []
+    monkeypatch.setattr(rollout, "put_back", lambda stack, before: told.append(stack))
+    docker.answer("^docker service ps", tasks("Running", "Running", digest=OLD), once=True)
+    for _ in range(2):  # when it is told to stop, and at the first look
+        docker.answer("^docker service inspect", service(OLD, "rollback_paused", "early termination"), once=True)
+    deployed(docker, service(OLD), tasks("Running", digest=OLD))
+
+    Rollout(OWN, "", 60, before=json.loads(service(OLD))).go_back(RELEASE, PROVEN)
+
+    assert told == ["hello", "hello"]
+
+
 def test_a_stack_that_somebody_removed_gets_what_was_proven_last(
     docker: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

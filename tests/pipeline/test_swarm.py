@@ -171,8 +171,9 @@ def test_a_stack_is_put_back(docker: Programs, monkeypatch: pytest.MonkeyPatch) 
     def spec(name: str, image: str) -> dict[str, object]:
         return {"Spec": {"Name": f"hello_{name}", "Image": image}, "ID": f"id-{name}", "Version": {"Index": 7}}
 
-    before = [spec("edge", "caddy:2"), spec("redis", "redis:8"), spec("web", "old")]
-    now = [spec("edge", "caddy:2"), spec("web", "new"), spec("worker", "new")]
+    before = [spec("edge", "caddy:2"), spec("mail", "mail:1"), spec("redis", "redis:8"), spec("web", "old")]
+    paused = {**spec("mail", "mail:1"), "UpdateStatus": {"State": "rollback_paused"}}
+    now = [spec("edge", "caddy:2"), paused, spec("web", "new"), spec("worker", "new")]
 
     def ask(method: str, path: str, content: object = None) -> object:
         asked.append((method, path.partition("?filters")[0], content))
@@ -184,8 +185,9 @@ def test_a_stack_is_put_back(docker: Programs, monkeypatch: pytest.MonkeyPatch) 
 
     assert asked == [
         ("GET", "/services", None),
-        ("POST", "/services/create", before[1]["Spec"]),
-        ("POST", "/services/id-web/update?version=7", before[2]["Spec"]),
+        ("POST", "/services/id-mail/update?version=7", before[1]["Spec"]),
+        ("POST", "/services/create", before[2]["Spec"]),
+        ("POST", "/services/id-web/update?version=7", before[3]["Spec"]),
         ("DELETE", "/services/id-worker", None),
     ]
 
