@@ -23,11 +23,11 @@ from typing import Any
 
 from front import Front
 from hub import Image, honest, upload
-from lib import containers, registry, service
+from lib import containers, registry
 from lib.command import run
 from lib.daemon import Daemon
 from lib.names import SEMVER
-from projects import ROOT, commit, git, pipeline_files, replace, service_files
+from projects import commit, fill, git
 
 HERE = Path(__file__).parent
 ACT = str(Path(sys.executable).with_name("act"))
@@ -316,19 +316,12 @@ def stand_ins(clone: Path) -> dict[str, str]:
 
 
 def make_project(folder: Path, name: str, port: int) -> None:
-    """Make a repository of the project's files as they are in the work tree, checks cut short.
+    """Make a repository of the pipeline as it is in the work tree, with the fixture's service and its checks cut short.
 
-    Its jobs call their image NAME:ci, and publish it on `port` while it is tested: the service's own name and port
-    4000 are for whoever uses this machine, and several of these repositories are tested at once.
+    Its jobs call their image NAME:ci, and publish it on `port` while it is tested.
     """
-    for file in (*pipeline_files(), *service_files()):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / file, folder / file)
+    fill(folder, name, port)
     (folder / "scripts/check.py").write_text(CHECK, "utf-8")
-    this = service.load(ROOT, {})
-    start = f"start = {json.dumps(this.start)}\npublish = {port}\n"
-    replace(folder / "service.toml", {f'name = "{this.name}"\n': f'name = "{name}"\n{start}'})
-    replace(folder / "Dockerfile", {f'title="{this.name}"': f'title="{name}"'})
     for workflow in (folder / ".github/workflows").glob("*.yml"):
         # act knows nothing of queues yet; it runs one workflow at a time anyway.
         workflow.write_text(workflow.read_text("utf-8").replace("queue: max", "cancel-in-progress: false"), "utf-8")

@@ -25,7 +25,7 @@ def test_first_release(scenario: Scenario) -> None:
     assert {scenario.digest(tag) for tag in scenario.tags} == {digest}
     assert f"| `latest` | new | `{digest}` |" in run.summary
     notes = scenario.releases["v1.2.3"]
-    assert f"docker run --rm -p 4000:80 {scenario.image}:1.2.3" in notes
+    assert f":8080 --env GREETING=... {scenario.image}:1.2.3" in notes
     assert f"docker pull {scenario.image}@{digest}" in notes
     assert "| platforms | linux/amd64 |" in notes
     assert "--latest=true" in scenario.announced[-1]
