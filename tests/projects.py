@@ -51,11 +51,6 @@ def pipeline_files() -> list[str]:
     return [name for name in files() if not name.startswith(YOURS)]
 
 
-def service_files() -> list[str]:
-    """Return the files of the service that this repository carries, without its tests."""
-    return [name for name in files() if name.startswith(YOURS) and not name.startswith(("tests/", "benchmarks/"))]
-
-
 def fill(folder: Path, name: str = "fixture", port: int = 4000) -> None:
     """Put the pipeline and the fixture's service into a folder; NAME:ci on PORT is what it tests its image as.
 
