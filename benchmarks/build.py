@@ -3,7 +3,7 @@
 
 Builds this Dockerfile without any cache for one platform and for both, in turn, and once a plain
 single-stage Dockerfile with `RUN pip install`, which emulates the second platform. Prints the medians in
-seconds. Needs an engine: python3 scripts/engine.py --setup.
+seconds, and what packages.txt names is part of the first two. Needs an engine: python3 scripts/engine.py --setup.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ COPY requirements.txt .
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \\
     PIP_CERT=/etc/ssl/certs/ca-certificates.crt pip install --no-cache-dir --ignore-installed -r requirements.txt
 COPY src/ .
-CMD ["python", "-m", "friendlyhello"]
 """
 
 
