@@ -96,7 +96,7 @@ def with_head(readme: str, new: Name) -> str:
         f"# {new.name}\n\nThe service {new.name}, tested, built, published and redeployed by GitHub Actions, with one"
         " digest from build to rollback.\n"
     )
-    return re.sub(r"\A# .*\n\nA template repository: .*\n", lambda _: sentence, readme)
+    return re.sub(r"\A# .*\n\nA (template repository: |CI/CD template ).*\n", lambda _: sentence, readme)
 
 
 def serve_command(project: Project) -> list[str]:

@@ -180,7 +180,7 @@ class Rollout:
             if time.monotonic() > deadline:
                 raise Failure(f"not done after {self.timeout:g} s: {now.reason}")
             if going_back and any(service.update in PAUSED for service in found.values()):
-                self.put_back()  # Swarm gave up half-way, and goes on when it is told again
+                self.put_back()  # Swarm gave up half-way, and continues when it is told again
             time.sleep(0.5)
 
     def prove(self, release: Release, address: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What the README says is what there is: its scripts, its links, and what to change for what."""
+"""What the README says is what there is: its scripts, its links, its settings, and what to change for what."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lib import service
+import adopt
+from lib import gh, service
+from lib.template import RECORD, named
 from projects import FIXTURE, ROOT, replace
 
 README = (ROOT / "README.md").read_text("utf-8")
+CHINESE = "README.zh-CN.md"
+ours = pytest.mark.skipif((ROOT / RECORD).exists(), reason="the README of a copy is its owner's")
 SCRIPTS = (ROOT / "scripts/README.md").read_text("utf-8")
 
 
@@ -20,7 +24,12 @@ def test_every_script_has_a_line() -> None:
     assert sorted(listed) == sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "scripts/README.md", "docs/DESIGN.md", "SECURITY.md"])
+PAGES = [
+    path.relative_to(ROOT).as_posix() for folder in (".", "docs", "scripts") for path in (ROOT / folder).glob("*.md")
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     """Each link to a file of the repository, and each to a heading, has one."""
     text = (ROOT / page).read_text("utf-8")
@@ -91,11 +100,13 @@ def table() -> dict[str, str]:
     return dict(rows)
 
 
+@ours
 def test_every_row_is_tried() -> None:
     """What the README promises is what this file carries out."""
     assert list(table()) == list(CHANGES)
 
 
+@ours
 @pytest.mark.parametrize(("what", "changes"), CHANGES.items(), ids=CHANGES)
 def test_what_to_change(tmp_path: Path, what: str, changes: list[tuple[str, str, str]]) -> None:
     """Each row names the files that have to change; with these alone everything says the same again."""
@@ -111,3 +122,74 @@ def test_what_to_change(tmp_path: Path, what: str, changes: list[tuple[str, str,
     assert service.differences(tmp_path, {}) == []
     if changes:
         assert service.load(tmp_path, {}) != service.load(FIXTURE, {})
+
+
+@ours
+def test_every_setting_has_a_line() -> None:
+    """The tables name each variable and each secret that a workflow reads, and no other."""
+    variables, secrets = gh.known()
+    listed = [
+        re.findall(r"`([A-Z_]+)`", row) for row in re.findall(r"^ *\| (?:[Vv]aria|[Ss]ecr).*?\|(.*?)\|", README, re.M)
+    ]
+    assert sorted(name for names in listed for name in names) == sorted(variables | secrets)
+
+
+@ours
+def test_the_head_is_the_one_that_adopt_replaces() -> None:
+    """A copy's README begins with its own name and sentence."""
+    head, _, rest = README.partition("\n\n[")
+    found = adopt.with_head(README, named("shop-api"))
+    assert found.startswith("# shop-api\n\nThe service shop-api, ")
+    assert head.splitlines()[-1] not in found
+    assert found.endswith(rest)
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return the sections of a page by their headings, `## Name` or `### Name`; what comes first is under ""."""
+    parts = re.split(r"^(##+ .+)$", text, flags=re.M)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+UNTRANSLATED = ("## What runs when", "## Run it", "## Deploy it")
+"""The sections that the Chinese README leaves to the English one."""
+
+
+ENGLISH = [(name, text) for name, text in sections(README).items() if name not in UNTRANSLATED]
+THERE = sections((ROOT / CHINESE).read_text("utf-8")) if (ROOT / CHINESE).exists() else {}
+
+
+def outline(text: str) -> list[str]:
+    """Return how each line of a text begins if it is a part of a table, a list or a block, without the sentences."""
+    return re.findall(r"^ *(?:\||-|\d+\.|```\w*)(?= |$|-)", re.sub(r"\|---.*", "", text), re.M)
+
+
+@ours
+def test_the_chinese_readme_has_the_same_sections() -> None:
+    """As many headings of each level, in the same order."""
+    assert [name.partition(" ")[0] for name, _ in ENGLISH] == [name.partition(" ")[0] for name in THERE]
+
+
+@ours
+@pytest.mark.parametrize(
+    ("heading", "text", "heading_there", "text_there"),
+    [(*one, *other) for one, other in zip(ENGLISH, THERE.items(), strict=False)],
+    ids=[name or "head" for name, _ in ENGLISH][: len(THERE)],
+)
+def test_the_chinese_readme_is_in_step(heading: str, text: str, heading_there: str, text_there: str) -> None:
+    """In each section the same commands, names, pages, rows and steps."""
+    assert re.findall(r"^```(.*?)^```", text, re.M | re.S) == re.findall(r"^```(.*?)^```", text_there, re.M | re.S)
+    assert outline(text) == outline(text_there)
+    # A name that is said again in one of the two is said all the same.
+    assert set(re.findall(r"`[^`\n]+`", heading + text)) - {"`owner/template`"} == (
+        set(re.findall(r"`[^`\n]+`", heading_there + text_there)) - {"`owner/template`"}
+    )
+    assert set(re.findall(r"\]\(((?!#)[\w./#-]+|http[^)]+)\)", text)) <= (
+        set(re.findall(r"\]\(((?!#)[\w./#-]+|http[^)]+)\)", text_there)) | {CHINESE}
+    )
+
+
+@ours
+def test_the_two_readmes_lead_to_each_other() -> None:
+    """A reader finds the other language on the first screen."""
+    assert f"({CHINESE})" in sections(README)[""]
+    assert "(README.md)" in THERE[""]
