@@ -27,6 +27,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / f"{name}.in").write_text("flask\n", "utf-8")
         (root / f"{name}.txt").write_text("flask==1\n", "utf-8")
     (root / "service.toml").write_text('name = "shop"\n', "utf-8")
+    lines = ("FROM python", 'LABEL org.opencontainers.image.title="shop"', "EXPOSE 80", 'CMD ["python", "-m", "shop"]')
+    (root / "Dockerfile").write_text("\n".join(lines), "utf-8")
     monkeypatch.setattr(check, "ROOT", root)
     monkeypatch.delenv("PLATFORMS", raising=False)
     return root

@@ -35,6 +35,8 @@ SHOP = Service(
     off={"revision": "it has none"},
 )
 IMAGE = f"me/hello@{OLD}"
+EDGE = {"FORWARDED_ALLOW_IPS": "*"}
+"""What the page is told of the edge, which alone can reach it."""
 
 
 def edge(site: str = ":4000") -> Running:
@@ -304,7 +306,7 @@ def test_the_stack_with_a_redis_of_its_own() -> None:
     assert sorted(found["services"]) == ["edge", "redis", "web"]
     for name in ("redis", "web"):
         assert found["services"][name]["secrets"] == [{"source": "redis_url"}]
-    assert found["services"]["web"]["environment"] == {"REDIS_URL_FILE": "/run/secrets/redis_url"}
+    assert found["services"]["web"]["environment"] == {**EDGE, "REDIS_URL_FILE": "/run/secrets/redis_url"}
     assert found["secrets"] == {"redis_url": {"name": "hello_redis_url", "external": True}}
     assert found["services"]["edge"]["ports"] == [{"mode": "host", "target": 4000, "published": 4000}]
 
@@ -317,7 +319,7 @@ def test_a_backing_service_reads_its_own_address() -> None:
 
     assert found["services"]["redis"]["secrets"] == [{"source": "store_url"}]
     assert "/run/secrets/store_url" in str(found["services"]["redis"]["command"])
-    assert found["services"]["web"]["environment"] == {"STORE_URL_FILE": "/run/secrets/store_url"}
+    assert found["services"]["web"]["environment"] == {**EDGE, "STORE_URL_FILE": "/run/secrets/store_url"}
 
 
 def test_the_stack_without_redis() -> None:
@@ -343,8 +345,9 @@ def test_the_stack_has_what_service_toml_says() -> None:
     assert worker["command"] == ["python", "-m", "shop.worker", "$HOME"]
     assert worker["image"] == one["image"] == IMAGE
     assert worker["healthcheck"] == {"disable": True}
+    secret = {"SECRET_KEY_FILE": "/run/secrets/secret_key"}
+    assert (one["environment"], worker["environment"]) == ({**EDGE, **secret}, secret)
     for service in (one, worker):
-        assert service["environment"] == {"SECRET_KEY_FILE": "/run/secrets/secret_key"}
         assert service["secrets"] == [{"source": "secret_key"}]
         mounted = [(volume["source"], volume["target"]) for volume in service["volumes"]]
         assert mounted == [("service-data", "/data"), ("service-var-lib-shop", "/var/lib/shop")]
