@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 import build_image
-import images
-import ports
 from conftest import need
 from lib import engine, service
 from lib.command import run
@@ -18,7 +16,8 @@ from lib.daemon import Daemon
 from lib.names import PIPELINE, checked_out
 from lib.registry import LocalImage
 from lib.standin import start_registry
-from projects import FIXTURE
+from support import images, ports
+from support.projects import FIXTURE
 
 PREFIX = f"{PIPELINE}-test-{os.getpid()}"
 

@@ -14,8 +14,8 @@ from lib.command import Failure, run
 from lib.names import checked_out, git
 from lib.registry import Index, LocalImage, is_attestation, local_image
 from lib.standin import host_platform
-from projects import FIXTURE, ROOT
 from smoke_test import smoke_test
+from support.projects import FIXTURE, ROOT
 
 
 def test_both_platforms_and_their_provenance(image: LocalImage, tmp_path: Path) -> None:

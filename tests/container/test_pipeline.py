@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 import pipeline
-import ports
 from lib import containers
 from lib.command import run, wait_until
 from lib.names import PIPELINE, ImageName
 from lib.registry import LocalImage, index_of, local_image
 from lib.standin import host_platform
-from projects import ROOT, commit, fill, git
+from support import ports
+from support.projects import ROOT, commit, fill, git
 
 PREFIX = f"{PIPELINE}-test-{os.getpid()}"
 

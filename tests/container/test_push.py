@@ -16,7 +16,6 @@ import build_image
 import pipeline
 import push_image
 from conftest import need_root
-from front import Front
 from lib import registry as registries
 from lib import release
 from lib.command import Failure, run
@@ -24,7 +23,8 @@ from lib.daemon import Daemon
 from lib.names import Commit, ImageName, checked_out
 from lib.registry import LocalImage, index_of, local_image
 from lib.standin import host_platform, start_registry
-from projects import FIXTURE
+from support.front import Front
+from support.projects import FIXTURE
 
 ROOT = Path(__file__).resolve().parents[2]
 

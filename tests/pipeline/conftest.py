@@ -10,9 +10,9 @@ import pytest
 
 import check
 import pipeline
-from hub import Hub
 from lib import command, distribution, registry
-from programs import Programs
+from support.hub import Hub
+from support.programs import Programs
 
 
 @pytest.fixture

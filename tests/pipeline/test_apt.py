@@ -9,7 +9,7 @@ import pytest
 
 from lib import apt
 from lib.command import Failure
-from programs import Programs
+from support.programs import Programs
 
 INSTALL = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
 UPDATE = ["apt-get", "update", "-q"]

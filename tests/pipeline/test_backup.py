@@ -12,7 +12,7 @@ import pytest
 
 import backup
 from lib.command import Failure, UsageError
-from programs import Programs
+from support.programs import Programs
 
 DATA = {"Type": "volume", "Name": "one_counter", "Destination": "/data"}
 

@@ -10,7 +10,7 @@ import pytest
 import build_image
 from lib.command import Failure
 from lib.names import Commit
-from programs import Programs
+from support.programs import Programs
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 COMMIT = Commit(SHA, False, 1_700_000_000, "hello", "https://github.com/octo/hello")

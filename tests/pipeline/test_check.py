@@ -10,7 +10,7 @@ import pytest
 
 import check
 from lib.command import Failure, UsageError
-from projects import FIXTURE, ROOT, replace
+from support.projects import FIXTURE, ROOT, replace
 
 UV = str(Path(shutil.which("uv") or ROOT / ".venv/bin/uv"))
 

@@ -15,7 +15,7 @@ from lib import apt
 from lib.command import Failure, run
 from lib.service import PLATFORMS
 from lib.template import RECORD, pipeline_state, write_record
-from programs import Programs
+from support.programs import Programs
 
 
 @pytest.fixture

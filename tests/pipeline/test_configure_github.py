@@ -18,10 +18,10 @@ from conftest import need
 from lib import access
 from lib.command import Failure, UsageError
 from lib.gh import RULESETS, find
-from programs import Programs
 from support.copies import git, repository
 from support.github import GitHubStandIn, fresh
 from support.github_http import GitHubOverHTTP
+from support.programs import Programs
 from support.rights import RightsStandIn
 
 TOKEN = "dckr_pat_not-to-be-seen"

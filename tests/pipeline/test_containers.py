@@ -15,7 +15,7 @@ from conftest import need_root
 from lib import containers
 from lib.command import Failure
 from lib.daemon import started_at
-from programs import Programs
+from support.programs import Programs
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time())

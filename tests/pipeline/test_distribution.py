@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hub import Hub, honest
 from lib import distribution
 from lib.command import Failure
 from lib.distribution import Login, Refused, ask
 from lib.names import ImageName
-from programs import Programs
+from support.hub import Hub, honest
+from support.programs import Programs
 
 BASIC = "Basic " + base64.b64encode(b"octo:token").decode()
 SHA = "0123456789abcdef0123456789abcdef01234567"

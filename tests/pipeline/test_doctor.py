@@ -20,7 +20,6 @@ import pytest
 import doctor
 from conftest import need, need_root
 from doctor import MISSING, OK, UNKNOWN, WRONG, Line, World, look, report
-from hub import honest, upload
 from lib import gh, visit
 from lib.access import Access, access, granted, pulls_left
 from lib.command import ROOT, Failure, UsageError, run
@@ -29,13 +28,14 @@ from lib.distribution import Login, Refused
 from lib.names import ImageName
 from lib.service import Service
 from lib.template import RECORD
-from ports import free_port
 from prepare_host import make_key
-from programs import Programs
-from ssh_server import ssh_server
 from support.copies import commit, git, write
+from support.hub import honest, upload
+from support.ports import free_port
+from support.programs import Programs
 from support.rights import RightsStandIn
 from support.road import DAY, DEPLOY_KEY, TOKEN, Road, alarms, cloned
+from support.ssh_server import ssh_server
 
 PASSWORD = "token-0f-the-scenarios"
 PASSWORDS = "octo:$2b$05$abcdefghijklmnopqrstuuFDY.YKx1XhxbKgSTEQyrgQEle0HxRiW\n"  # as htpasswd -B writes it

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 import engine
-from docker_info import INFO, INSPECT, MIRRORED
 from lib import apt, standin
 from lib.command import Failure, wait_until
 from lib.daemon import Daemon
 from lib.engine import Engine
 from lib.names import FORMER, PIPELINE
 from lib.service import PLATFORMS
-from programs import Programs
+from support.docker_info import INFO, INSPECT, MIRRORED
+from support.programs import Programs
 
 GOOD = Engine(version="26.1.5", image_store=True, buildx=(0, 13, 1), platforms=("linux/amd64", "linux/arm64"))
 WANTED = {"features": {"containerd-snapshotter": True}, "registry-mirrors": ["http://localhost:5055"]}

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from docker_info import INFO, INSPECT, MIRRORED
 from lib import engine
 from lib.command import Failure
 from lib.engine import Engine
 from lib.service import PLATFORMS
-from programs import Programs
+from support.docker_info import INFO, INSPECT, MIRRORED
+from support.programs import Programs
 
 GOOD = Engine(version="26.1.5", image_store=True, buildx=(0, 13, 1), platforms=("linux/amd64", "linux/arm64"))
 

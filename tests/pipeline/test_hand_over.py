@@ -15,7 +15,7 @@ from lib import engine
 from lib.command import Failure
 from lib.engine import Engine
 from lib.registry import digest_of
-from programs import Programs
+from support.programs import Programs
 
 Blobs = dict[str, bytes]
 

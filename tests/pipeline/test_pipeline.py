@@ -18,8 +18,8 @@ from lib.command import Failure, UsageError
 from lib.names import Commit, ImageName
 from lib.registry import LocalImage
 from pipeline import Result
-from programs import Programs
-from projects import FIXTURE
+from support.programs import Programs
+from support.projects import FIXTURE
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 COMMIT = Commit(SHA, False, 0, "hello", "")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import plan
-from hub import BOTH, Hub, honest
 from lib import distribution, release
 from lib.command import Failure, UsageError, run
 from lib.names import Commit, ImageName, Version
+from support.hub import BOTH, Hub, honest
 
 SET = {"DOCKERHUB_USERNAME": "octo", "HAS_TOKEN": "true"}
 MAIN = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main"}

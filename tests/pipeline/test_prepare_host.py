@@ -18,7 +18,6 @@ import prepare_host
 from conftest import need_root
 from lib.command import Failure, UsageError, run
 from lib.ssh import Target, parse_target
-from ports import free_port
 from prepare_host import (
     authorized,
     check_public_key,
@@ -35,8 +34,9 @@ from prepare_host import (
     trusted,
     what_to_set,
 )
-from programs import Programs
-from ssh_server import ssh_server
+from support.ports import free_port
+from support.programs import Programs
+from support.ssh_server import ssh_server
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDeploy onedigest deploy"

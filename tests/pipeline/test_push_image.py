@@ -7,13 +7,13 @@ import json
 import pytest
 
 import push_image
-from hub import BOTH, REVISION, Hub, Image, honest
 from lib import names, release
 from lib.command import Failure
 from lib.distribution import Refused
 from lib.names import Commit, ImageName
 from lib.registry import LocalImage
-from programs import Programs
+from support.hub import BOTH, REVISION, Hub, Image, honest
+from support.programs import Programs
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 COMMIT = Commit(SHA, False, 0, "hello", "")

@@ -10,7 +10,7 @@ import pytest
 import adopt
 from lib import gh, service
 from lib.template import RECORD, named
-from projects import FIXTURE, ROOT, replace
+from support.projects import FIXTURE, ROOT, replace
 
 README = (ROOT / "README.md").read_text("utf-8")
 CHINESE = "README.zh-CN.md"

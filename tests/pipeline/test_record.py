@@ -17,8 +17,8 @@ from lib import record, swarm
 from lib.command import Failure
 from lib.daemon import started_at
 from lib.record import Holder, Record, Unfinished
-from programs import Programs
-from swarm_answers import PROVEN, RELEASE
+from support.programs import Programs
+from support.swarm_answers import PROVEN, RELEASE
 
 
 def test_a_dead_holder_of_the_lock_is_found_out() -> None:

@@ -11,15 +11,15 @@ from dataclasses import replace
 import pytest
 
 import redeploy
-from hub import Hub, honest
 from lib.command import Failure, UsageError
 from lib.names import ImageName, checked_out
 from lib.record import Record, Unfinished
 from lib.service import Service
 from lib.settings import Wanted
 from lib.swarm import Release
-from programs import Programs
-from swarm_answers import COMMIT, NEW, OLD, record, release
+from support.hub import Hub, honest
+from support.programs import Programs
+from support.swarm_answers import COMMIT, NEW, OLD, record, release
 
 
 @pytest.mark.parametrize(

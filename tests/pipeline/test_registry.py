@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from hub import REVISION, Hub, digest_of, honest
 from lib import registry
 from lib.command import Failure, UsageError
 from lib.distribution import Refused
 from lib.names import ImageName
 from lib.registry import Index, LocalImage
-from programs import Programs
+from support.hub import REVISION, Hub, digest_of, honest
+from support.programs import Programs
 
 AMD, ARM, PROOF = (f"sha256:{letter * 64}" for letter in "abc")
 SHA = "0123456789abcdef0123456789abcdef01234567"

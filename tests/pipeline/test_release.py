@@ -13,12 +13,12 @@ import pytest
 
 import record_image
 import verify_image
-from hub import BOTH, MANIFEST, PROVENANCE, REVISION, Hub, Image, honest
 from lib import github, names, release
 from lib.command import Failure, run
 from lib.names import ImageName, checked_out
-from programs import Programs
 from support.gh_answers import TEST_RESULT, check_run, result_of, verified
+from support.hub import BOTH, MANIFEST, PROVENANCE, REVISION, Hub, Image, honest
+from support.programs import Programs
 
 OTHER = "f" * 40
 SBOM = "https://spdx.dev/Document"

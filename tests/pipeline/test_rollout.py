@@ -18,8 +18,8 @@ from lib.settings import Wanted, deploy_command, settings
 from lib.swarm import Service as Running
 from lib.swarm import Task
 from lib.visit import Answer
-from programs import Programs
-from swarm_answers import NEW, OLD, PROVEN, RELEASE, deployed, service, task, tasks, web
+from support.programs import Programs
+from support.swarm_answers import NEW, OLD, PROVEN, RELEASE, deployed, service, task, tasks, web
 
 HELLO = Service("hello", ("hello",), backing=(Backing("redis", "redis:8", "redis://redis:6379/0", "REDIS_URL"),))
 OWN = settings("hello", HELLO, Wanted(), {})

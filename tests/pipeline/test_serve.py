@@ -16,7 +16,7 @@ import pytest
 import serve
 from lib import service
 from lib.command import Failure, UsageError, wait_until
-from projects import FIXTURE, ROOT
+from support.projects import FIXTURE, ROOT
 
 THIS = service.load(FIXTURE, {})
 SERVE = f"""

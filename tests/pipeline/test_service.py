@@ -9,7 +9,7 @@ import pytest
 from lib import service
 from lib.command import UsageError
 from lib.service import Backing, Service, parse
-from projects import FIXTURE
+from support.projects import FIXTURE
 
 
 def test_a_name_is_enough() -> None:

@@ -18,7 +18,7 @@ from lib.names import FORMER
 from lib.service import Backing, Service
 from lib.settings import Settings, Wanted, deploy_command, deploy_environment, overlay, settings, url, wanted
 from lib.swarm import Service as Running
-from swarm_answers import OLD, web
+from support.swarm_answers import OLD, web
 
 REDIS = Backing("redis", "redis:8", "redis://redis:6379/0", "REDIS_URL")
 HELLO = Service("hello", ("python", "-m", "hello"), backing=(REDIS,))

@@ -15,9 +15,9 @@ from lib.command import Failure
 from lib.registry import LocalImage
 from lib.service import Backing, Service
 from lib.standin import host_platform
-from programs import Programs
-from projects import FIXTURE
 from smoke_test import SmokeTest, Visitor
+from support.programs import Programs
+from support.projects import FIXTURE
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 HEADERS = {"x-revision": SHA, "server": "gunicorn", "x-content-type-options": "nosniff"}

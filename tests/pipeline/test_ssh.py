@@ -26,7 +26,7 @@ from lib.ssh import (
     private,
     ssh_options,
 )
-from programs import Programs
+from support.programs import Programs
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from conftest import need
 from lib import apt, standin
 from lib.daemon import Daemon
 from lib.standin import RECIPES, Recipe
-from ports import free_port
-from programs import Programs
+from support.ports import free_port
+from support.programs import Programs
 
 SOURCE = ("http://deb.example.com/debian", "")
 PYTHON = "python:3.13-slim-trixie"

@@ -9,10 +9,10 @@ import pytest
 
 import announce_release
 import summarize
-from hub import Hub, honest
 from lib.command import Failure, UsageError
 from lib.names import Commit, ImageName, Version
 from lib.release import Verified
+from support.hub import Hub, honest
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = f"sha256:{'a' * 64}"

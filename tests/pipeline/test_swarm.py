@@ -11,8 +11,8 @@ from lib import swarm
 from lib.command import Failure
 from lib.names import PIPELINE
 from lib.swarm import Service, Task, valid_stack
-from programs import Programs
-from swarm_answers import NEW, OLD, task, web
+from support.programs import Programs
+from support.swarm_answers import NEW, OLD, task, web
 
 
 def test_a_service_is_read_from_what_docker_says() -> None:

@@ -21,8 +21,8 @@ from lib.command import run
 from lib.names import Commit, ImageName
 from lib.registry import LocalImage
 from lib.standin import host_platform
-from programs import Programs
-from projects import FIXTURE, ROOT
+from support.programs import Programs
+from support.projects import FIXTURE, ROOT
 
 SHA, DIGEST = "c" * 40, f"sha256:{'a' * 64}"
 COMMIT = Commit(SHA, False, 0, "hello", "")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lib.template import RECORD, is_yours
-from projects import ROOT
+from support.projects import ROOT
 
 # What finds a habit, what to write instead, an example, and what only looks like one: each is so narrow that it has no
 # false alarm, for one would be worked around.

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import build_image
-import ports
 from conftest import need
 from friendlyhello import counter
 from lib import engine
@@ -21,6 +20,7 @@ from lib.command import run
 from lib.names import checked_out
 from lib.registry import LocalImage
 from service.running import LIMIT, ROOT, RedisServer, Service
+from support import ports
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from typing import Any
 import redis
 
 from conftest import need
-from ports import free_port
+from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import backup
-import ports
 from lib.command import run
 from lib.registry import LocalImage
+from support import ports
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from friendlyhello.counter import KEY, LONGEST_RETRY, PATIENCE, TIMEOUT, Counter, CounterError, connect
-from ports import free_port
 from service.running import LIMIT, Flood, Line, RedisServer, black_hole, tls_redis, wait_until
+from support.ports import free_port
 
 
 @pytest.fixture

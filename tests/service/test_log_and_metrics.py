@@ -16,8 +16,8 @@ import pytest
 from gunicorn.config import Config as GunicornConfig
 
 from friendlyhello.log import JsonFormatter, Logger, request_id
-from ports import free_port
 from service.running import RedisServer, Service, ask, wait_until
+from support.ports import free_port
 
 
 def test_a_request_is_one_line_of_json(serve: Callable[..., Service], redis_server: RedisServer) -> None:

@@ -21,8 +21,8 @@ import pytest
 from friendlyhello import __main__ as command
 from friendlyhello.resources import addresses
 from friendlyhello.worker import Corked
-from ports import free_port
 from service.running import LIMIT, ROOT, Flood, Line, RedisServer, Service, ask, wait_until
+from support.ports import free_port
 
 UNFORCED = ("--graceful-timeout", str(10 * LIMIT))
 """With these options gunicorn does not end by force, within a test, what does not end by itself."""

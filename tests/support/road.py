@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 import doctor
-from docker_info import INFO, INSPECT
 from lib import access, distribution, engine, gh, service, visit
 from lib.command import ROOT, Failure, UsageError, last_line
 from lib.command import run as command_run
 from lib.gh import ENVIRONMENTS, RULESETS
 from lib.service import Service
-from programs import Programs
 from support.copies import commit, git, repository
+from support.docker_info import INFO, INSPECT
 from support.github import GitHubStandIn, Refusal, called
+from support.programs import Programs
 from support.rights import RightsStandIn
 
 TOKEN = "dckr_pat_not-to-be-seen"

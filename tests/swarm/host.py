@@ -14,15 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import images
-import projects
 from lib.command import run, say
 from lib.daemon import Daemon
 from lib.engine import builder
 from lib.registry import index_of
 from lib.standin import start_registry
 from lib.visit import answer
-from ports import free_port
+from support import images, projects
+from support.ports import free_port
 from swarm.load import Seen
 from swarm.own_engine import Network, OwnEngine
 

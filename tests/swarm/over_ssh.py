@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prepare_host import authorized, make_key
-from ssh_server import ssh_server
+from support.ssh_server import ssh_server
 from swarm.own_engine import OwnEngine
 
 PORT = 2222

@@ -9,9 +9,9 @@ import pytest
 
 import doctor
 from doctor import MISSING, OK, World
-from ports import free_port
 from prepare_host import make_key
-from ssh_server import ssh_server
+from support.ports import free_port
+from support.ssh_server import ssh_server
 from swarm.own_engine import OwnEngine
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-import projects
 from lib.command import run
+from support import projects
 from swarm.host import Host, one_host
 
 pytestmark = pytest.mark.full

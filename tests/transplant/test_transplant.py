@@ -30,8 +30,8 @@ from lib.engine import look, problems
 from lib.project import Project
 from lib.standin import host_platform
 from lib.template import RECORD, is_yours
-from ports import free_port
-from projects import commit, files, git
+from support.ports import free_port
+from support.projects import commit, files, git
 from swarm.own_engine import OwnEngine
 from workflows.act import ACT, opened, start_registry
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from front import Front
-from hub import Image, honest, upload
 from lib import containers, registry
 from lib.command import run
 from lib.daemon import Daemon
 from lib.names import SEMVER
-from projects import commit, fill, git
+from support.front import Front
+from support.hub import Image, honest, upload
+from support.projects import commit, fill, git
 
 HERE = Path(__file__).parent
 ACT = str(Path(sys.executable).with_name("act"))

@@ -13,7 +13,7 @@ from conftest import need
 from lib.command import run
 from lib.engine import look, problems
 from lib.service import PLATFORMS
-from ports import free_port
+from support.ports import free_port
 from workflows.act import ACT, PASSWORDS, Scenario, make_project, opened, start_registry
 
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import need, need_root
 from lib.engine import look
 from lib.visit import answer
-from ports import free_port
 from prepare_host import make_key
+from support.ports import free_port
 from swarm.over_ssh import reached_over_ssh
 from swarm.own_engine import OwnEngine
 from workflows.act import Run, Scenario, opened, start_registry

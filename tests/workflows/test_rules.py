@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from projects import ROOT
+from support.projects import ROOT
 from workflows.act import STAND_INS, TEST_RESULT
 
 FOLDER = ROOT / ".github/workflows"

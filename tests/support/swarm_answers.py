@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lib.record import Record
 from lib.swarm import Release, Service, Task
-from programs import Programs
+from support.programs import Programs
 
 OLD, NEW = (f"sha256:{letter * 64}" for letter in "ab")
 COMMIT = "c" * 40

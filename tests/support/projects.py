@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIXTURE = ROOT / "tests/fixtures/service"
 DATE = "2026-01-02T03:04:05+00:00"  # one date for every commit: layers that do not change are built once
 YOURS = (
