@@ -33,7 +33,7 @@ from lib.registry import LocalImage, check_same, local_image, run_pulling
 from lib.service import Backing, Service
 from lib.standin import host_platform
 
-START_SECONDS = 300  # an emulated platform takes its time, the more so on a busy machine
+START_SECONDS = 300  # an emulated platform is slow, and a busy machine makes it slower
 PROMISE_SECONDS = 60
 STOP_SECONDS = 30
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")

@@ -59,7 +59,7 @@ def label() -> str:
 def is_alive(run: str) -> bool:
     """Whether the process behind a run's id may still run.
 
-    One that cannot be seen from here counts as alive until it is older than any run, and for ever if its id does not
+    One that cannot be seen from here counts as alive until it is older than any run, and always if its id does not
     say how old it is. An id of an earlier version is a PID and its start, and nothing more.
     """
     match = re.fullmatch(r"(?:(\w+-\d+)-)?(\d+)-(\d+)(?:-(\d+))?", run)

@@ -33,7 +33,7 @@ from lib.swarm import (
 from lib.visit import ERRORS, answer, visit_until
 
 ATTEMPTS = 5  # to put back what ran before
-CRASHES = 3  # times that a first version may fail to start: the Swarm tries for ever
+CRASHES = 3  # times that a first version may fail to start: the Swarm never stops trying
 
 
 @dataclass(frozen=True)

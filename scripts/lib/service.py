@@ -40,7 +40,7 @@ CHECKS = {
     "nosniff": "the page has X-Content-Type-Options: nosniff",
     "privileges": "process 1 is not root's, has no capabilities and cannot gain new privileges",
     "revision": "the page has X-Revision: the commit that the image was built from",
-    "server": "the Server header tells no version",
+    "server": "the Server header reveals no version",
     "stop": "SIGTERM ends the service within seconds",
     "user": "the image's user is a number that is not root's",
     "written": "the service cannot write to its own files",

@@ -42,7 +42,7 @@ class Corked:
         if self._held:
             data = b"".join(self._held)
             self._held.clear()
-            sent = self._sock.send(data)  # nearly always all of it, and with less ado than gevent's sendall
+            sent = self._sock.send(data)  # nearly always all of it, and cheaper than gevent's sendall
             if sent < len(data):
                 self._sock.sendall(data[sent:])
 

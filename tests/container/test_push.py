@@ -115,7 +115,7 @@ def test_another_revision_is_refused(image: LocalImage, commit: Commit, target: 
 
 @pytest.mark.usefixtures("quick")
 def test_a_registry_that_recovers(image: LocalImage, commit: Commit, registry: int) -> None:
-    """Two answers of 503 are no end."""
+    """After two answers of 503 it tries again."""
     with Front(registry, "") as front:
         front.writes_to_fail = 2
         target = ImageName(f"localhost:{front.port}", "me", "hello")
@@ -162,7 +162,7 @@ def test_a_registry_with_a_full_disk(image: LocalImage, commit: Commit, tmp_path
         ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "https://x"}, "error: REGISTRY is 'https://x'"),
     ],
 )
-def test_what_is_set_wrongly_is_one_sentence(image: LocalImage, env: dict[str, str], says: str) -> None:
+def test_a_wrong_setting_gets_one_sentence(image: LocalImage, env: dict[str, str], says: str) -> None:
     """The variable and its value, exit 2, no traceback."""
     command = [sys.executable, str(ROOT / "scripts/push_image.py"), "--image", image.reference]
     clean = {name: value for name, value in os.environ.items() if name not in ("REGISTRY", "IMAGE_REPOSITORY")}

@@ -380,7 +380,7 @@ def test_a_bad_project_gets_one_sentence(
     assert texts(copy) == before
 
 
-def test_what_is_no_project_gets_one_sentence(copy: Path, tmp_path: Path) -> None:
+def test_what_is_not_a_project_gets_one_sentence(copy: Path, tmp_path: Path) -> None:
     """A folder that is not there, one without requirements, and this repository itself."""
     with pytest.raises(UsageError, match="which is not a folder"):
         look(tmp_path / "nowhere")

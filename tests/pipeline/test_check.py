@@ -97,7 +97,7 @@ def test_an_environment_is_made_once(tmp_path: Path) -> None:
 
 
 def test_a_check_that_fails_is_noted(capfd: pytest.CaptureFixture[str]) -> None:
-    """The rest goes on, and at the end all that failed is named."""
+    """The other checks still run, and at the end all that failed are named."""
     failed: list[str] = []
     check.check("good", ["true"], failed)
     check.check("bad", ["false"], failed)
@@ -112,7 +112,7 @@ def test_a_python_is_a_version(version: str) -> None:
         check.main(["--python", version])
 
 
-def test_what_says_otherwise_than_service_toml(tmp_path: Path) -> None:
+def test_what_differs_from_service_toml(tmp_path: Path) -> None:
     """All of it is said at once."""
     for name in ("service.toml", "Dockerfile", "compose.yaml"):
         (tmp_path / name).write_text((FIXTURE / name).read_text("utf-8"), "utf-8")

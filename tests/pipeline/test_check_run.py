@@ -41,7 +41,7 @@ def test_requirements_that_contradict_each_other(project: Path, programs: Progra
         check.check_requirements("uv")
 
 
-def test_an_environment_is_made_anew(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_is_made_again(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the requirements change; with every package checked against its hash."""
     python, folder, calls = tmp_path / "python", tmp_path / "venv", tmp_path / "calls"
     made = 'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi'

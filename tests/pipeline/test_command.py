@@ -157,7 +157,7 @@ def test_a_command_may_put_away_what_it_has_begun(number: signal.Signals, status
 
 
 def test_last_line_leaves_the_help_out() -> None:
-    """Docker's pointer to its help is no reason."""
+    """Docker's pointer to its help is not taken for the reason."""
     said = "docker: it is broken\n\nRun 'docker run --help' for more information\n"
     assert last_line(subprocess.CompletedProcess([], 1, "", said)) == ": docker: it is broken"
     assert last_line(subprocess.CompletedProcess([], 1, "out\n", "")) == ": out"
@@ -231,7 +231,7 @@ def test_how_a_script_ends(
 
 
 def test_sigterm_and_a_closed_pipe_end_a_script() -> None:
-    """SIGTERM runs the clean-up; a reader that leaves is no error."""
+    """SIGTERM runs the clean-up; a reader that leaves is not an error."""
     begin = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); from lib.command import start\n"
     terminated = begin + (
         "import os, signal\ndef main(argv):\n  try: os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"

@@ -260,7 +260,7 @@ def test_asked_in_a_terminal(
     ],
 )
 def test_same(wanted: object, found: object, equal: bool) -> None:
-    """What GitHub adds is no difference; what it lacks or has more of in a list is."""
+    """What GitHub adds does not count as a difference; what it lacks or has more of in a list does."""
     assert same(wanted, found) is equal
 
 

@@ -55,7 +55,7 @@ def test_a_pid_file_of_a_stranger_is_stale(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("text", ["", "no number", "1", f"{2**22 + 1} 5"])
 def test_a_broken_pid_file_is_stale(daemon: Daemon, text: str) -> None:
-    """A PID file that says nothing of use is no process."""
+    """A PID file without a usable PID means that no process runs."""
     daemon.folder.mkdir()
     (daemon.folder / "worker.pid").write_text(text, "utf-8")
     assert daemon.pid is None

@@ -154,7 +154,7 @@ def test_credential_helpers(
 
 
 @pytest.mark.usefixtures("docker_config")
-def test_no_config_is_no_login() -> None:
+def test_without_a_config_there_is_no_login() -> None:
     """Where docker login was never run, nothing is wrong."""
     assert distribution.login_of(distribution.HUB_LOGIN) == Login()
 

@@ -569,7 +569,7 @@ def test_no_repository_at_all(tmp_path: Path, docker: Programs, docker_config: P
     assert lines["on_github"].state == UNKNOWN
 
 
-def test_what_cannot_be_seen_is_no_alarm(road: Road) -> None:
+def test_what_cannot_be_seen_raises_no_alarm(road: Road) -> None:
     """A part that does not answer is named as such, and the others are looked at all the same."""
     road.hub.broken = 503
     road.state["refuses"] = {"actions": [500, "Server Error"]}

@@ -302,7 +302,7 @@ def test_the_stand_in_that_runs_is_found(machine: Machine) -> None:
     assert machine.hub.pid == pid
 
 
-def test_a_half_started_engine_is_started_anew(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_half_started_engine_is_started_again(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """One of ours that runs and does not answer is ended first."""
     machine.dockerd.start(["sleep", "60"], ready=lambda: True, seconds=5)
     half = machine.dockerd.pid
@@ -470,7 +470,7 @@ def test_docker_elsewhere(machine: Machine) -> None:
         engine.install_docker()
 
 
-def test_setup_installs_docker_where_there_is_none(machine: Machine) -> None:
+def test_setup_installs_docker_if_there_is_none(machine: Machine) -> None:
     """A machine without an engine's program gets one."""
     (machine.programs.bin / "docker").unlink()
     machine.patch.setenv("PATH", str(machine.programs.bin))

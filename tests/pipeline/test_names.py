@@ -74,7 +74,7 @@ def test_image_name(env: dict[str, str], repository: str, expected: str) -> None
     ],
 )
 def test_a_wrong_variable_is_named_with_its_value(env: dict[str, str], variable: str, value: str) -> None:
-    """What is set wrongly is one sentence that says which variable and what is in it."""
+    """A wrong setting gets one sentence that says which variable it is and what is in it."""
     with pytest.raises(UsageError) as caught:
         image_name(env, "hello")
     assert str(caught.value).startswith(f"{variable} is {value}")
@@ -139,7 +139,7 @@ def test_versions_are_ordered_as_semver_orders_them() -> None:
 
 @given(versions)
 def test_a_version_survives_being_written(version: Version) -> None:
-    """Writing and reading a version changes nothing, unless its identifiers are no valid ones."""
+    """Writing and reading a version changes nothing, unless its identifiers are not valid."""
     try:
         assert parse_version(str(version)) == version
     except UsageError:

@@ -56,7 +56,7 @@ def test_nothing_set() -> None:
         ({"REGISTRY": "ghcr.io/octo"}, "REGISTRY is 'ghcr.io/octo'"),
     ],
 )
-def test_set_wrongly(changes: dict[str, str], named: str) -> None:
+def test_a_wrong_setting(changes: dict[str, str], named: str) -> None:
     """What is set by half or wrongly is named."""
     with pytest.raises(UsageError, match=named):
         decide(**{**MAIN, **SET, **changes})

@@ -66,7 +66,7 @@ def test_one_at_a_time(docker: Programs) -> None:
 def test_the_next_one_waits(
     docker: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told once, and goes on when the other one ends."""
+    """It is told once, and continues when the other one ends."""
     pauses: list[float] = []
     monkeypatch.setattr(record, "time", SimpleNamespace(**{**vars(time), "sleep": pauses.append}))
     for _ in range(2):
@@ -81,7 +81,7 @@ def test_the_next_one_waits(
 
 
 def test_a_killed_one_is_taken_over_from(docker: Programs) -> None:
-    """By the ID of its lock, so that nobody's newer one goes; then ours goes by its name."""
+    """By the ID of its lock, so that a newer one of another holder stays; then ours goes by its name."""
     docker.answer("config create", err=TAKEN, status=1, once=True).answer("config inspect", holder(until=1))
 
     with record.locked("hello", "2", lease=60, wait=60):
@@ -120,7 +120,7 @@ def test_a_swarm_without_a_leader(docker: Programs, when: str, ask: Callable[[],
 
 
 def test_what_goes_while_it_is_looked_at(docker: Programs) -> None:
-    """Is not there any more, and that is no failure."""
+    """A record that is already gone is not a failure."""
     docker.answer("service ls", "hello_web\n").answer("service inspect", "[]", "no such service: hello_web\n", status=1)
     docker.answer("config inspect", "[]", "no such config: c\n", status=1)
 

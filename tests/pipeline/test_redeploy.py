@@ -64,7 +64,7 @@ def test_there_is_no_previous_of_the_first(records: list[Record]) -> None:
 
 
 def test_deploying_the_same_again_leaves_previous_where_it_was() -> None:
-    """A re-run is no new version; another digest is."""
+    """A re-run does not count as a new version; another digest does."""
     records = [record(1, "1", OLD, None), record(2, "2", NEW, 1)]
 
     assert redeploy.choose("2", records, lambda _: release("2", NEW))[1] == 1

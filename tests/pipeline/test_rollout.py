@@ -119,7 +119,7 @@ CRASHED = task("failed", wanted="shutdown", error="exit (3)")
     ],
 )
 def test_the_verdict(now: Running | None, tasks: list[Task], more: dict[str, Any], expected: tuple[str, str]) -> None:
-    """What the Swarm says means that the rollout goes on, is done, or is bad for a reason."""
+    """What the Swarm says means that the rollout continues, is done, or is bad for a reason."""
     found = {"web": now} if now else {}
 
     said = rollout.verdict(found, tasks, RELEASE, **more)

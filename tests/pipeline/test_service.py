@@ -233,7 +233,7 @@ def test_differences(tmp_path: Path, changes: dict[str, tuple[str, str]], senten
 
 @pytest.mark.parametrize("head", ["web:", "web: &service", "web:  # visitors'", "web: &service # visitors'"])
 def test_services_of_compose(head: str) -> None:
-    """An anchor or a comment beside a service's name is no part of it."""
+    """An anchor or a comment beside a service's name does not belong to it."""
     found = service.services_in(
         f"x: y\nservices:\n  {head}\n    image: a\n\n  worker:\n    <<: *service\nvolumes:\n  v:\n"
     )

@@ -52,7 +52,7 @@ def test_a_host_has_a_name_and_perhaps_a_user_and_a_port(text: str, target: Targ
         *("a-", "a.", "fd00::2", "[]", "[a]", "[fd00::2", "[fd00::2%eth0]"),
     ],
 )
-def test_what_is_no_host_is_refused(text: str) -> None:
+def test_what_is_not_a_host_is_refused(text: str) -> None:
     """Nothing reaches ssh that it or a shell could take for something else; the sentence says what is wrong."""
     with pytest.raises(UsageError, match=rf"^--join is {re.escape(repr(text))}, which is not \[user@\]host\[:port\]"):
         parse_target("--join", text)

@@ -171,7 +171,7 @@ def test_import_command() -> None:
 
 
 def test_fingerprint() -> None:
-    """A recipe that changes makes another tag, so that the image is made anew."""
+    """A recipe that changes makes another tag, so that the image is made again."""
     before = standin.fingerprinted(PYTHON)
     assert re.fullmatch(r"python:3\.13-slim-trixie-[0-9a-f]{12}", before)
     assert before == standin.fingerprinted(PYTHON)

@@ -86,7 +86,7 @@ def test_sizes(hub: Hub) -> None:
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_no_sizes_are_no_failure(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_sizes_do_not_fail(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     """A registry that does not say leaves the sizes out."""
     hub.errors = [503] * 5
     assert summarize.sizes_of(f"{hub.host}/octo/hello:1") == {}

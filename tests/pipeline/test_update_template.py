@@ -47,7 +47,7 @@ def changed(text: str, number: int, to: str) -> str:
 
 
 def grow(template: Path) -> str:
-    """Let the template go on: a line in most files, a new file, and one that moves."""
+    """Develop the template further: a line in most files, a new file, and one that moves."""
     new: dict[str, str | bytes] = {
         path: changed(text, 3, "template's") for path, text in FIRST.items() if NUMBERS in text
     }
@@ -466,7 +466,7 @@ def test_bad_notes(text: str, sentence: str) -> None:
 
 
 def test_notes_that_cannot_be_read_do_not_stop_an_update(capfd: pytest.CaptureFixture[str]) -> None:
-    """An old file in another form is no reason to stop, and neither is a new one."""
+    """An old file in another form does not stop it, and neither does a new one."""
     assert [notes.to_do for notes in news("## Old\n", NOTES)] == [("Nothing.",)]
     assert news(NOTES, "## New\n") == []
     assert "cannot be read" in capfd.readouterr().err

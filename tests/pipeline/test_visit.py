@@ -43,7 +43,7 @@ def page() -> Iterator[str]:
 
 
 def test_every_answer_has_to_carry_the_new_revision(page: str) -> None:
-    """An old answer in between starts the row anew."""
+    """An old answer in between starts the row again."""
     Page.answers = [(200, "old"), (200, "new"), (200, "old"), (200, "new")]
 
     visit_until(page, "new", answers=3, seconds=20)

@@ -211,6 +211,6 @@ def test_who_asks_is_taken_from_trusted_proxies_alone(trusted: tuple[str, ...], 
     assert Config(trusted_proxies=trusted).client("10.0.0.1", forwarded) == client
 
 
-def test_a_client_on_a_unix_socket_is_no_trusted_proxy() -> None:
+def test_a_client_on_a_unix_socket_is_not_a_trusted_proxy() -> None:
     """It has no address that could be in a network."""
     assert not Config(trusted_proxies=("10.0.0.0/8",)).trusts("")

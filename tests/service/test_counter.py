@@ -99,7 +99,7 @@ def test_visits_at_once_share_round_trips_and_one_connection(redis_server: Redis
 
 @pytest.mark.usefixtures("patient")
 def test_asking_for_the_number_does_not_count(redis_server: RedisServer) -> None:
-    """0 visits are no visit."""
+    """Adding 0 visits does not count one."""
     counter = counting(redis_server.url)
 
     assert [counter.add(0), counter.add(), counter.add(0)] == [0, 1, 1]
@@ -177,7 +177,7 @@ def lock(client: redis.Redis) -> None:
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
-    ("break_it", "mend_it", "says"),
+    ("break_it", "fix_it", "says"),
     [
         (
             lambda redis: redis.replicaof("127.0.0.1", 1),
@@ -193,16 +193,16 @@ def lock(client: redis.Redis) -> None:
 def test_a_redis_that_answers_but_does_not_count_is_an_outage(
     redis_server: RedisServer,
     break_it: Callable[[redis.Redis], Any],
-    mend_it: Callable[[redis.Redis], Any],
+    fix_it: Callable[[redis.Redis], Any],
     says: str,
 ) -> None:
-    """The reason is what Redis says, and counting goes on when it is mended."""
+    """The reason is what Redis says, and counting continues once it is fixed."""
     counter = counting(redis_server.url)
     assert counter.add() == 1
 
     break_it(redis_server.client)
     wait_until(lambda: says in reason(counter), what="the reason")
-    mend_it(redis_server.client)
+    fix_it(redis_server.client)
 
     assert count_again(counter) in (1, 2)  # 1 where the key had to be deleted
 
@@ -341,7 +341,7 @@ FLOODS = {
 def test_a_redis_that_floods_is_an_outage_and_is_not_read_to_its_end(
     start: bytes, more: bytes, log: list[logging.LogRecord]
 ) -> None:
-    """What is no answer to the question is not kept: the connection is closed, and the page goes without a count."""
+    """What does not answer the question is not kept: the connection is closed, and the page goes without a count."""
     flood = Flood(start, more)
     counter = counting(flood.url)
     first_reason(counter)

@@ -78,7 +78,7 @@ def test_the_page_without_redis_says_so(browser: FlaskClient, database: fakeredi
     assert browser.get("/").status_code == 200
 
 
-def test_counting_goes_on_when_redis_is_back(browser: FlaskClient, database: fakeredis.FakeServer) -> None:
+def test_counting_continues_when_redis_is_back(browser: FlaskClient, database: fakeredis.FakeServer) -> None:
     """Nothing has to be restarted, and no visit is missing from the count."""
     assert browser.get("/").text == expected("world", "1")
     database.connected = False
@@ -91,7 +91,7 @@ def test_counting_goes_on_when_redis_is_back(browser: FlaskClient, database: fak
 
 
 def test_looking_at_the_head_does_not_count(browser: FlaskClient) -> None:
-    """HEAD has the headers that GET would have, and no body, and is no visit."""
+    """HEAD has the headers that GET would have, and no body, and does not count as a visit."""
     browser.get("/")
     head = browser.head("/")
 

@@ -11,7 +11,7 @@ import pytest
 
 from friendlyhello import resources
 
-UNLIMITED = "9223372036854771712"  # what version 1 says where there is no limit
+UNLIMITED = "9223372036854771712"  # what version 1 says if there is no limit
 
 
 @pytest.fixture(autouse=True)

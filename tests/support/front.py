@@ -70,7 +70,7 @@ def handler(front: Front) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def handle_one_request(self) -> None:
-            # Clients try TLS first, and go on without it when they are answered in plain HTTP.
+            # Clients try TLS first, and continue without it when they are answered in plain HTTP.
             if cast(io.BufferedReader, self.rfile).peek(1)[:1] == TLS_HANDSHAKE:
                 self.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
                 self.close_connection = True

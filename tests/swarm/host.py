@@ -191,7 +191,7 @@ class Load:
         return self
 
     def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
-        if raised and not issubclass(raised, Exception):  # Ctrl-C: no test goes on, nor do the visitors
+        if raised and not issubclass(raised, Exception):  # Ctrl-C: no test continues, nor do the visitors
             self.process.kill()
             self.process.communicate()
             return

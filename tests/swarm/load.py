@@ -163,7 +163,9 @@ def main() -> None:
     arguments.add_argument("port", type=int)
     arguments.add_argument("--connections", type=int, default=8)
     arguments.add_argument("--rate", type=float, default=1000, help="requests a second, all connections together")
-    arguments.add_argument("--at-least", type=int, default=0, help="go on after that until so many requests were made")
+    arguments.add_argument(
+        "--at-least", type=int, default=0, help="continue after that until so many requests were made"
+    )
     arguments.add_argument("--seconds", type=float, default=300, help="stop by itself after this long")
     print(json.dumps(asdict(asyncio.run(visit(arguments.parse_args())))))
 

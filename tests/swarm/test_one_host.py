@@ -52,7 +52,7 @@ def test_a_good_version(at_first: Host) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_version(at_first: Host, name: str) -> None:
-    """It is rolled back by itself, the run is red and says which version is serving; no request failed."""
+    """It is rolled back by itself, the run fails and says which version is serving; no request failed."""
     host = at_first
     with Load(host) as load:
         done = host.redeploy(name)

@@ -110,7 +110,7 @@ class Scenario:
         self.clone = folder / "clone"
         self.engine = engine
         self.enter: Sequence[str] = ()
-        """What leads to the machine that runs the jobs, where it is not this one."""
+        """What leads to the machine that runs the jobs, if it is not this one."""
         subprocess.run(["git", "clone", "--quiet", "--bare", project, self.origin], check=True)
         subprocess.run(["git", "-C", self.origin, "config", "uploadpack.allowAnySHA1InWant", "true"], check=True)
         subprocess.run(["git", "clone", "--quiet", self.origin, self.clone], check=True)
@@ -201,7 +201,7 @@ class Scenario:
         return run
 
     def digest(self, tag: str) -> str:
-        """Return the digest of a tag in the registry, or "" where there is no such tag."""
+        """Return the digest of a tag in the registry, or "" if there is no such tag."""
         return registry.digest_at(f"{self.image}:{tag}")
 
     def put(self, tag: str, revision: str = "", *, released: bool = True) -> str:

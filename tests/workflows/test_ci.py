@@ -29,8 +29,8 @@ def test_push_without_credentials(scenario: Scenario) -> None:
         ({"REGISTRY": "https://localhost"}, "REGISTRY is 'https://localhost'"),
     ],
 )
-def test_set_wrongly(scenario: Scenario, changes: dict[str, str], named: str) -> None:
-    """What is set wrongly is named at once, in one sentence, before anything is built."""
+def test_a_wrong_setting(scenario: Scenario, changes: dict[str, str], named: str) -> None:
+    """A wrong setting is named at once, in one sentence, before anything is built."""
     for name, value in changes.items():
         (scenario.variables if name in scenario.variables else scenario.secrets)[name] = value
     run = scenario.run("ci.yml")

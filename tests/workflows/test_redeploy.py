@@ -116,7 +116,7 @@ def test_deploy_on_release(scenario: Scenario, tag: str, deployed: bool) -> None
     ],
 )
 def test_what_cannot_be_deployed(scenario: Scenario, version: str, says: str) -> None:
-    """What is not there, and what is no version, is red in one sentence; nothing is executed or deployed."""
+    """What is not there, or is not a version, fails the run with one sentence; nothing is executed or deployed."""
     run = redeploy(scenario, version)
     assert (run.exit, run.jobs) == (1, {"redeploy": "failure"})
     assert any(says in error for error in run.errors)

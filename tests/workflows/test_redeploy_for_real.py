@@ -172,7 +172,7 @@ def test_another_host_key(serving: Target, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_what_is_not_there(serving: Target) -> None:
-    """A version that was never published is red in one sentence; the one that serves goes on serving."""
+    """A version that was never published fails the run with one sentence; the one that serves keeps serving."""
     before = serving.services(), serving.page()
     run = serving.redeploy("v9.9.9")
     assert (run.exit, run.jobs) == (1, RED)

@@ -136,7 +136,7 @@ def test_what_is_published(here: Scenario, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_no_answer(here: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry that does not answer before the login is no failure: the commit is built, and asked for again."""
+    """A registry that is silent before the login does not fail the run: the commit is built, and asked for again."""
     host, username, repository = here.image.split("/")
     here.front.down = True
     monkeypatch.setattr("lib.registry.time.sleep", lambda _seconds: None)
