@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,54 @@ def test_scripts_that_are_named_are_there() -> None:
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*.md")):
         for name in re.findall(r"scripts/(\w+\.py)", page.read_text("utf-8")):
             assert (ROOT / "scripts" / name).exists(), f"{page.name}: {name}"
+
+
+FENCED = {
+    "python3 scripts/pipeline.py --setup": "tests/container/test_pipeline.py::test_build_to_run",
+    "python3 scripts/check.py --setup": "tests/pipeline/test_check_run.py::test_all_checks_pass",
+    "python3 scripts/configure_github.py DOCKERHUB_USERNAME=you --token": (
+        "tests/pipeline/test_configure_github.py::test_all_of_it"
+    ),
+    "python3 scripts/adopt.py shop-api": "tests/pipeline/test_adopt.py::test_the_service_has_its_new_name_everywhere",
+    "docker run --rm -p 4000:80 username/repository:tag": "tests/container/test_pipeline.py::test_build_to_run",
+    "docker compose up": "tests/service/test_compose.py::test_compose_counts_and_keeps_its_count",
+    "ssh root@hello.example.org true": "a person compares the key with the one on the machine's console",
+    "python3 scripts/prepare_host.py root@hello.example.org": "tests/pipeline/test_prepare_host.py::test_over_ssh",
+    "python3 scripts/redeploy.py latest": "tests/swarm/test_one_host.py::test_a_good_version",
+    "python3 scripts/redeploy.py previous": "tests/swarm/test_one_host.py::test_a_good_version",
+}
+"""The commands of the README's blocks, without the variables before them: the test that runs it, or why none can."""
+
+
+@ours
+def test_every_command_is_run() -> None:
+    """Each command in a block is run by a test, or is listed with the reason why it cannot be."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", README, re.M | re.S)
+    lines = [
+        line for block in blocks for line in block.splitlines() if re.match(r"([A-Z_]+=|python3 |docker |ssh )", line)
+    ]
+    assert [re.sub(r"^([A-Z_]+=\S+ )+", "", line) for line in lines] == list(FENCED)
+    for test in FENCED.values():
+        path, _, name = test.partition("::")
+        assert not name or f"def {name}(" in (ROOT / path).read_text("utf-8"), test
+
+
+def named_options() -> list[tuple[str, str]]:
+    """Return each script and option that a page names together."""
+    found = set()
+    for page in (*PAGES, "deploy/KUBERNETES.md"):
+        for script, rest in re.findall(r"scripts/(\w+\.py)([^`|;\n]*)", (ROOT / page).read_text("utf-8")):
+            found |= {(script, option) for option in re.findall(r" (--[a-z][a-z-]*)", rest)}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("script", "option"), named_options())
+def test_options_that_are_named_are_there(script: str, option: str) -> None:
+    """No page names an option that the script does not take."""
+    usage = subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, "--help"], capture_output=True, encoding="utf-8", check=True
+    ).stdout
+    assert re.search(rf"^  (-\w, )?{option}\b", usage, re.M), option
 
 
 WORKER = '[processes]\nworker = ["python", "-m", "fixture", "9000"]\n\n[secrets]'
