@@ -74,7 +74,7 @@ def ask(
         finally:
             link.close()
 
-    thread = threading.Thread(target=question, daemon=True)
+    thread = threading.Thread(target=question, name=address, daemon=True)
     thread.start()
     thread.join(seconds)
     what = f"{method} {parts.path or '/'}"

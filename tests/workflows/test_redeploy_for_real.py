@@ -36,7 +36,11 @@ class Target:
     def redeploy(self, version: str, dry_run: bool = False) -> Run:
         """Run the workflow by hand with these inputs."""
         inputs = {"environment": "production", "version": version, "dry-run": str(dry_run).lower()}
-        return self.scenario.run("redeploy.yml", "workflow_dispatch", inputs=inputs)
+        self.scenario.front.private = True  # as the registry beside that engine is
+        try:
+            return self.scenario.run("redeploy.yml", "workflow_dispatch", inputs=inputs)
+        finally:
+            self.scenario.front.private = False
 
     def page(self) -> tuple[int, str]:
         """The status and the revision that visitors get."""

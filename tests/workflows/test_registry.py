@@ -147,7 +147,7 @@ def test_summary_of_what_is_published(here: Scenario, monkeypatch: pytest.Monkey
     """A published image's summary says how to pull it; sizes that nobody knows are left out."""
     digest = here.put(here.sha, here.sha)
     monkeypatch.setenv("DIGEST", digest)
-    monkeypatch.setenv("PUBLISHED", digest)
+    monkeypatch.setenv("PUBLISHED", "true")
     printed: list[str] = []
     monkeypatch.setattr(summarize, "add_summary", printed.append)
     assert summarize.main([]) == 0
