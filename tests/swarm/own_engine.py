@@ -17,6 +17,7 @@ from lib import standin
 from lib.command import run, wait_until
 from lib.daemon import Daemon
 from lib.engine import IMAGE_STORE
+from lib.names import PIPELINE
 
 
 class Network:
@@ -27,7 +28,7 @@ class Network:
     """
 
     def __init__(self) -> None:
-        self.namespace = f"friendlyhello-{os.getpid()}-switch"
+        self.namespace = f"{PIPELINE}-{os.getpid()}-switch"
         self.subnet = f"10.233.{os.getpid() % 256}"
         self._members = 0
         self._link = f"fh{os.getpid()}"
@@ -73,7 +74,7 @@ class OwnEngine:
 
     def __init__(self, folder: Path, registry: Path, port: int, name: str = "node", network: Network | None = None):
         self.folder, self.name = folder, name
-        self.namespace = f"friendlyhello-{os.getpid()}-{name}"
+        self.namespace = f"{PIPELINE}-{os.getpid()}-{name}"
         self.network = network or Network()
         self.link = self.address = ""
         self.env = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
