@@ -20,7 +20,7 @@ from lib import registry as registries
 from lib import release
 from lib.command import Failure, run
 from lib.daemon import Daemon
-from lib.names import Commit, ImageName, checked_out
+from lib.names import FORMER, PIPELINE, Commit, ImageName, checked_out
 from lib.registry import LocalImage, index_of, local_image
 from lib.standin import host_platform, start_registry
 from support.front import Front
@@ -174,7 +174,7 @@ def test_a_wrong_setting_gets_one_sentence(image: LocalImage, env: dict[str, str
 
 def test_a_stand_in_stays_here(image: LocalImage, commit: Commit) -> None:
     """An image on a stand-in base goes to no registry but one on localhost; a real one is asked for elsewhere."""
-    stand_in = LocalImage(image.reference, image.digest, {**image.labels, "friendlyhello.stand-in": "true"})
+    stand_in = LocalImage(image.reference, image.digest, {**image.labels, f"{FORMER}.stand-in": "true"})
     with pytest.raises(Failure, match="stand-in"):
         push_image.publish(stand_in, ImageName("registry.example.com", "me", "hello"), commit)
 
@@ -183,4 +183,5 @@ def test_json_of_the_engine_is_the_labels(image: LocalImage) -> None:
     """Whether an image is a stand-in's is read from its labels, which come from its base."""
     done = run(["docker", "image", "inspect", "--format", "{{json .Config.Labels}}", image.reference])
     assert json.loads(done.stdout) == image.labels
-    assert image.stand_in == (image.labels.get("friendlyhello.stand-in") == "true")
+    marks = [image.labels.get(f"{name}.stand-in") for name in (PIPELINE, FORMER)]
+    assert image.stand_in == ("true" in marks)
