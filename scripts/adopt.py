@@ -303,12 +303,12 @@ def kubernetes(text: str, project: Project) -> str:
 
 
 def any_command(text: str) -> str:
-    """Return deploy/redis.yaml with a Redis whose clients may do more than the example's, which only counts."""
+    """Return deploy/compose.redis.yaml with a Redis whose clients may do more than the example's, which only counts."""
     return re.sub(r"~counter resetchannels -@all [a-z+ ]+", "~* &* +@all", text)
 
 
 def open_redis(text: str) -> str:
-    """Return deploy/redis.yaml with a Redis that asks for no password: the code has none to give."""
+    """Return deploy/compose.redis.yaml with a Redis that asks for no password: the code has none to give."""
     command = '    command: ["redis-server", "--appendonly", "yes", "--appendfsync", "always"]\n'
     text = re.sub(r"(?:^    #.*\n)*^    command:\n(?:      .*\n)+", lambda _: command, text, flags=re.M)
     text = re.sub(r"^    secrets:.*\n", "", text, flags=re.M)
@@ -362,9 +362,9 @@ def put(files: Files, old: Name, new: Name, project: Project) -> dict[str, bytes
         "pyproject.toml": lambda text: pyproject(text, project),
     }
     if not project.redis:
-        made.pop("deploy/redis.yaml", None)
+        made.pop("deploy/compose.redis.yaml", None)
     else:
-        edits["deploy/redis.yaml"] = any_command if "REDIS_URL" in project.secrets else open_redis
+        edits["deploy/compose.redis.yaml"] = any_command if "REDIS_URL" in project.secrets else open_redis
     for path, edit in edits.items():
         if path in made:
             texts[path] = edit(made[path].decode("utf-8"))

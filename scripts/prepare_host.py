@@ -34,7 +34,7 @@ from lib.ssh import DEPLOY_USER, Target, parse_target, public_half, ssh_settings
 
 KEYS = [Path.home() / ".ssh" / f"{name}_deploy" for name in (PIPELINE, FORMER)]
 """The keys to deploy with: the one that is made, and the one that an earlier version made."""
-OLDEST_ENGINE = 25  # the first that knows a health check's start_interval, which deploy/stack.yaml uses
+OLDEST_ENGINE = 25  # the first that knows a health check's start_interval, which deploy/compose.stack.yaml uses
 
 # A key that can open no shell and forward nothing: DOCKER_HOST=ssh://… runs exactly this command on the host.
 RESTRICTIONS = 'restrict,command="docker system dial-stdio"'

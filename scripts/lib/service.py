@@ -384,6 +384,6 @@ def differences(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> l
         elif name == "Dockerfile":
             found.append("there is no Dockerfile; the image is built from it")
     for backing in this.backing:
-        if (root / "deploy").is_dir() and not (root / f"deploy/{backing.name}.yaml").exists():
-            found.append(f"there is no deploy/{backing.name}.yaml, which runs {backing.name} in the stack")
+        if (root / "deploy").is_dir() and not (root / f"deploy/compose.{backing.name}.yaml").exists():
+            found.append(f"there is no deploy/compose.{backing.name}.yaml, which runs {backing.name} in the stack")
     return found

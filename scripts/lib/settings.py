@@ -191,9 +191,11 @@ def files(settings: Settings) -> list[str]:
     """Return the files of deploy/ that make up the stack; raise UsageError if one is missing."""
     names = ["stack", "domain" if settings.domain else "port", *(one.name for one in settings.own)]
     for name in names:
-        if not (DEPLOY / f"{name}.yaml").is_file():
-            raise UsageError(f"there is no deploy/{name}.yaml, which would say how {name} runs in the stack; write it")
-    return [str(DEPLOY / f"{name}.yaml") for name in names]
+        if not (DEPLOY / f"compose.{name}.yaml").is_file():
+            raise UsageError(
+                f"there is no deploy/compose.{name}.yaml, which would say how {name} runs in the stack; write it"
+            )
+    return [str(DEPLOY / f"compose.{name}.yaml") for name in names]
 
 
 def deploy_command(settings: Settings, *, private: bool = True) -> list[str]:
@@ -211,7 +213,7 @@ def deploy_command(settings: Settings, *, private: bool = True) -> list[str]:
 
 
 def deploy_environment(settings: Settings, image: str) -> dict[str, str]:
-    """Return the variables of deploy/*.yaml; `image` is a reference by digest."""
+    """Return the variables of deploy/compose.*.yaml; `image` is a reference by digest."""
     service = settings.service
     return {
         "STACK": settings.stack,
@@ -229,7 +231,7 @@ def deploy_environment(settings: Settings, image: str) -> dict[str, str]:
 
 
 def overlay(settings: Settings, image: str) -> str:
-    """Return what service.toml adds to deploy/*.yaml, as JSON: secrets, volumes, processes, and images beside it.
+    """Return what service.toml adds to deploy/, as JSON: secrets, volumes, processes, and the images beside it.
 
     A secret is a file in the container; the service gets its path in the variable NAME_FILE.
     """

@@ -54,8 +54,8 @@ TEMPLATE = {
         "      volumes:\n        - name: secrets\n          secret: {secretName: hello}\n"
         "spec:\n  policyTypes: [Ingress, Egress]\n  egress:\n    - ports: [{port: 6379}]\n"
     ),
-    "deploy/redis.yaml": (
-        "services:\n  redis:\n    image: redis:8\n    # With a password.\n    command:\n      - sh\n      - -c\n"
+    "deploy/compose.redis.yaml": (
+        "services:\n  redis:\n    # With a password.\n    command:\n      - sh\n      - -c\n"
         "      - |\n        user default on >x ~counter resetchannels -@all +incrby +get\n"
         "    secrets: [redis_url]\n    networks: [data]\n    healthcheck:\n"
         "      test:\n        - CMD\n        - sh\n      interval: 5s\n"
@@ -273,8 +273,7 @@ def test_a_project_takes_the_place_of_the_example(
     assert "containerPort: 5000\n" in found["deploy/kubernetes.yaml"]
     for gone in ("REDIS_URL", "secret", "6379", "Egress"):
         assert gone not in found["deploy/kubernetes.yaml"]
-    assert yaml.safe_load(found["deploy/redis.yaml"])["services"]["redis"] == {
-        "image": "redis:8",
+    assert yaml.safe_load(found["deploy/compose.redis.yaml"])["services"]["redis"] == {
         "command": ["redis-server", "--appendonly", "yes", "--appendfsync", "always"],
         "networks": ["data"],
         "healthcheck": {"test": ["CMD", "redis-cli", "ping"], "interval": "5s"},
@@ -301,7 +300,7 @@ def test_a_project_takes_the_place_of_the_example(
         (
             "os.environ.get('REDIS_URL')\n",
             "flask\nredis\n",
-            TEMPLATE["deploy/redis.yaml"].replace("~counter resetchannels -@all +incrby +get", "~* &* +@all"),
+            TEMPLATE["deploy/compose.redis.yaml"].replace("~counter resetchannels -@all +incrby +get", "~* &* +@all"),
         ),
     ],
 )
@@ -310,7 +309,7 @@ def test_the_stack_has_a_redis_if_there_is_one(
 ) -> None:
     """With a password, if the code reads its address, and for any command and key."""
     adopt.main(["shop-api", "--from", str(project(**{"app.py": FLASK + code, "requirements.txt": wanted}))])
-    assert texts(copy).get("deploy/redis.yaml") == left
+    assert texts(copy).get("deploy/compose.redis.yaml") == left
     backing = service.load(copy, {}).backing
     assert [one.secret for one in backing] == (["REDIS_URL"] if left else [])
 

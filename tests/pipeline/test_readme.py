@@ -161,7 +161,7 @@ def test_every_row_is_tried() -> None:
 def test_what_to_change(tmp_path: Path, what: str, changes: list[tuple[str, str, str]]) -> None:
     """Each row names the files that have to change; with these alone everything says the same again."""
     (tmp_path / "deploy").mkdir()
-    (tmp_path / "deploy/redis.yaml").touch()
+    (tmp_path / "deploy/compose.redis.yaml").touch()
     for name in ("service.toml", "Dockerfile", "compose.yaml"):
         (tmp_path / name).write_text((FIXTURE / name).read_text("utf-8"), "utf-8")
     for count, (name, old, new) in enumerate(changes):

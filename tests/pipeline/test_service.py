@@ -190,7 +190,7 @@ def test_a_check_that_is_not_there() -> None:
 def copy(folder: Path, changes: dict[str, tuple[str, str]]) -> Path:
     """A copy of the fixture's files with changes: file -> old text, new text."""
     (folder / "deploy").mkdir()
-    (folder / "deploy/redis.yaml").touch()
+    (folder / "deploy/compose.redis.yaml").touch()
     for name in ("service.toml", "Dockerfile", "compose.yaml"):
         text = (FIXTURE / name).read_text("utf-8")
         if name in changes:
@@ -219,7 +219,7 @@ def test_the_fixture_says_the_same_everywhere(tmp_path: Path) -> None:
         ({"service.toml": ("redis:8", "redis:9")}, "there is no service redis with the image redis:9"),
         ({"service.toml": ("[secrets]", "[processes]\nworker = ['a']\n[secrets]")}, "there is no service worker"),
         ({"service.toml": ("port = 8080", "port = 8080\nvolumes = ['/data']")}, "web has no volume at /data"),
-        ({"service.toml": ("[backing.redis]", "[backing.store]")}, "there is no deploy/store.yaml"),
+        ({"service.toml": ("[backing.redis]", "[backing.store]")}, "there is no deploy/compose.store.yaml"),
         ({"compose.yaml": ("fixture:ci", "other:ci")}, "the image of web is not ${IMAGE:-fixture:ci}"),
         ({"compose.yaml": ("STORE_URL", "URL")}, "web does not get STORE_URL"),
         ({"compose.yaml": ("  web:", "  page:")}, "there is no service web"),

@@ -273,8 +273,8 @@ def test_the_stack_is_deployed_by_digest_and_moves_nothing_else() -> None:
     deploy = module.DEPLOY
     assert command == [
         *("docker", "stack", "deploy", "--detach=true", "--prune", "--resolve-image", "changed"),
-        *("--compose-file", str(deploy / "stack.yaml"), "--compose-file", str(deploy / "port.yaml")),
-        *("--compose-file", str(deploy / "redis.yaml"), "--compose-file", "-", "hello"),
+        *("--compose-file", str(deploy / "compose.stack.yaml"), "--compose-file", str(deploy / "compose.port.yaml")),
+        *("--compose-file", str(deploy / "compose.redis.yaml"), "--compose-file", "-", "hello"),
     ]
     assert "--with-registry-auth" in deploy_command(how({}))
     variables = deploy_environment(how({"EDGE_PORT": "81"}), IMAGE)
@@ -285,7 +285,7 @@ def test_a_backing_service_without_a_file() -> None:
     """The sentence says which file to write."""
     service = replace(HELLO, backing=(Backing("postgres", "postgres:17"),))
 
-    with pytest.raises(UsageError, match=r"there is no deploy/postgres\.yaml"):
+    with pytest.raises(UsageError, match=r"there is no deploy/compose\.postgres\.yaml"):
         deploy_command(how({}, service=service))
 
 

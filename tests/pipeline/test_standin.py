@@ -67,7 +67,7 @@ def test_the_images_of_compose_and_the_stack(tmp_path: Path) -> None:
     compose = "services:\n  web:\n    image: hello:ci\n  redis:\n    image: redis:7-alpine  # what counts\n"
     (tmp_path / "compose.yaml").write_text(compose, "utf-8")
     stack = 'services:\n  edge:\n    image: "caddy:2.8"\n  web:\n    image: ${IMAGE:?}\n  db:\n    image: postgres:17\n'
-    (tmp_path / "deploy/stack.yaml").write_text(stack, "utf-8")
+    (tmp_path / "deploy/compose.stack.yaml").write_text(stack, "utf-8")
     toml = 'name = "shop"\n[backing.redis]\nimage = "redis:8.2"\n[backing.db]\nimage = "postgres:17"\n'
     (tmp_path / "service.toml").write_text(toml, "utf-8")
     assert standin.images(tmp_path) == ["redis:8.2", "redis:7-alpine", "caddy:2.8", standin.REGISTRY]

@@ -22,7 +22,7 @@ from lib.command import run, wait_until
 from lib.registry import LocalImage
 
 ROOT = Path(__file__).resolve().parents[2]
-STACK: dict[str, Any] = yaml.safe_load((ROOT / "deploy/stack.yaml").read_text("utf-8"))["services"]
+STACK: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.stack.yaml").read_text("utf-8"))["services"]
 PREFIX = f"friendlyhello-test-edge-{os.getpid()}"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -14,7 +14,7 @@ from friendlyhello.counter import KEY
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE, STACK, REDIS, PORT = (
     yaml.safe_load((ROOT / name).read_text("utf-8"))["services"]
-    for name in ("compose.yaml", "deploy/stack.yaml", "deploy/redis.yaml", "deploy/port.yaml")
+    for name in ("compose.yaml", "deploy/compose.stack.yaml", "deploy/compose.redis.yaml", "deploy/compose.port.yaml")
 )
 POD: dict[str, Any] = next(
     manifest["spec"]
@@ -26,8 +26,8 @@ TIMES = ("interval", "timeout", "retries", "start_period", "start_interval")
 
 
 def test_redis_is_the_same_with_compose_and_on_a_swarm() -> None:
-    """Its version, its user, what clients may do, how its health is asked for, and how long it may take to stop."""
-    for name in ("image", "user", "stop_grace_period"):
+    """Its user, what clients may do, how its health is asked for, and how long it may take to stop."""
+    for name in ("user", "stop_grace_period"):
         assert COMPOSE["redis"][name] == REDIS["redis"][name], name
     ours, theirs = (services["redis"]["healthcheck"] for services in (COMPOSE, REDIS))
     assert [ours.get(name) for name in TIMES] == [theirs.get(name) for name in TIMES]

@@ -384,11 +384,35 @@ READS = {
 }
 
 
-@pytest.mark.parametrize("update", UPDATES, ids=lambda update: update["package-ecosystem"] + update["directory"])
-def test_updates_have_something_to_read(update: dict[str, Any]) -> None:
+LOOKED_AT = [
+    (update["package-ecosystem"], folder)
+    for update in UPDATES
+    for folder in update.get("directories", [update.get("directory")])
+]
+
+
+@pytest.mark.parametrize(("kind", "folder"), LOOKED_AT)
+def test_updates_have_something_to_read(kind: str, folder: str) -> None:
     """Each kind reads a file that is there: `docker` reads no Compose file; `docker-compose`, only what is so named."""
-    names = [file.name for file in (ROOT / update["directory"].strip("/")).iterdir()]
-    assert any(READS[update["package-ecosystem"]].search(name) for name in names)
+    assert any(READS[kind].search(file.name) for file in (ROOT / folder.strip("/")).iterdir())
+
+
+FILES_OF_IMAGES = [
+    file.relative_to(ROOT) for pattern in ("*.y*ml", "deploy/*.y*ml") for file in sorted(ROOT.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("file", FILES_OF_IMAGES, ids=str)
+def test_every_image_is_kept_current(file: Path) -> None:
+    """Whatever names an image for Compose or the stack is a file that Dependabot reads.
+
+    It would read Kubernetes' files as well (docker/lib/dependabot/shared/shared_file_fetcher.rb there), but ours names
+    only the service's own image.
+    """
+    content = next(yaml.safe_load_all((ROOT / file).read_text("utf-8")))
+    if any("image" in service for service in content.get("services", {}).values()):
+        assert READS["docker-compose"].search(file.name)
+        assert ("docker-compose", f"/{file.parent}".removesuffix(".")) in LOOKED_AT
 
 
 def test_requirements_are_updated_by_what_compiles_them() -> None:
