@@ -30,7 +30,7 @@ from lib import gh
 from lib.access import access
 from lib.command import ROOT, Failure, UsageError, parser, run, say, start
 from lib.distribution import Login, Refused
-from lib.gh import ENVIRONMENTS, REFS, RULESETS, GitHub
+from lib.gh import ENVIRONMENTS, REFS, GitHub, rulesets
 from lib.names import ImageName, image_name, repository_name
 from lib.ssh import DEPLOY_USER, parse_target
 
@@ -146,7 +146,7 @@ def set_rules(repository: GitHub, changes: Changes) -> None:
             raise
         say("GitHub has no rules for private repositories on this plan: left out")
         return
-    for wanted in RULESETS:
+    for wanted in rulesets(repository.actions_app()):
         name = wanted["name"]
         path = f"rulesets/{there[name]['id']}" if name in there else "rulesets"
         if name in there and same(wanted, repository.get(path)):

@@ -467,10 +467,10 @@ def account(world: World) -> Iterator[Line]:
     delete = f"--repo {world.github.host}/{world.github.slug}"
     for name in ("DOCKERHUB_TOKEN", "DEPLOY_SSH_KEY", "SERVICE_SECRETS"):
         if name in everything:
-            fix = f"gh variable delete {name} {delete}, make a new one, and set it with {CONFIGURE}"
+            fix = f"{without_variable(world, name)}, make a new one, and set it with {CONFIGURE}"
             yield Line(WRONG, f"{name} is a variable, which every log may show; it has to be a secret", fix)
     if not username and world.has_secret("DOCKERHUB_USERNAME"):
-        fix = f"gh secret delete DOCKERHUB_USERNAME {delete} && gh variable set DOCKERHUB_USERNAME {delete} --body NAME"
+        fix = f"gh secret delete DOCKERHUB_USERNAME {delete} && {CONFIGURE} DOCKERHUB_USERNAME=NAME"
         yield Line(WRONG, "DOCKERHUB_USERNAME is a secret; the workflows read the variable", fix)
     elif not username:
         yield Line(
@@ -494,7 +494,8 @@ def spelling(world: World) -> Iterator[Line]:
                 if name in others or name in service_secrets(world) or not close or close[0] in names:
                     continue
                 where = f" --env {place}" if place else ""
-                fix = f"gh {kind} delete {name}{where}, and set {close[0]} instead"
+                delete = f"gh secret delete {name}{where}" if kind == "secret" else without_variable(world, name)
+                fix = f"{delete}, and set {close[0]} instead"
                 yield Line(WRONG, f"the {kind} {name} is read by nothing; {close[0]} is meant?", fix)
 
 
@@ -519,7 +520,27 @@ def values(world: World) -> Iterator[Line]:
             attempt()
         except UsageError as error:
             name = next((word for word in EXAMPLES if re.search(rf"\b{word}\b", str(error))), "IMAGE_REPOSITORY")
-            yield Line(WRONG, str(error), f"gh variable set {name} --body {EXAMPLES[name]}")
+            yield Line(WRONG, str(error), with_variable(world, name, EXAMPLES[name]))
+
+
+def place_of(world: World, name: str) -> str | None:
+    """Return where a variable counts: an environment's before the repository's, None if it is not set."""
+    return next((place for place in reversed(world.places) if name in world.variables.get(place, {})), None)
+
+
+def without_variable(world: World, name: str) -> str:
+    """Return the command that deletes a variable; not `gh variable`, which Debian 12's gh does not have."""
+    github = world.github or gh.GitHub("OWNER/NAME")
+    return shown(github.command(github.variable_path(name, place_of(world, name) or ""), "--method", "DELETE"))
+
+
+def with_variable(world: World, name: str, value: str) -> str:
+    """Return the command that gives a variable a value, in its place or for the repository."""
+    place = place_of(world, name)
+    if not world.github or not place:
+        return f"{CONFIGURE} {name}={value}"
+    path = world.github.variable_path(name, place)
+    return shown(world.github.command(path, "--method", "PATCH", "--raw-field", f"value={value}"))
 
 
 def one_of(name: str, settings: Mapping[str, str], expected: Sequence[str]) -> None:
@@ -535,7 +556,7 @@ EXAMPLES = {
     "IMAGE_NAMESPACE": "NAME",
     "REGISTRY": "ghcr.io",
     "PLATFORMS": "linux/amd64",
-    "DEPLOY_HOST": "deploy@hello.example.org --env production",
+    "DEPLOY_HOST": "deploy@hello.example.org",
     "DOMAIN": "hello.example.org",
     "EDGE_PORT": "4000",
     "REPLICAS": "2",
@@ -695,13 +716,11 @@ def image_there(world: World) -> Iterator[Line]:
         fix = f"make it private: Settings, Visibility at {page}, or set the variable IMAGE_VISIBILITY to public"
         yield Line(WRONG, f"the code is private, and everybody may pull {image}", fix)
     elif private and secret and not image.registry and not wanted:
-        yield Line(
-            WRONG, f"{image} is private, and CI waits to be told", "gh variable set IMAGE_VISIBILITY --body private"
-        )
+        yield Line(WRONG, f"{image} is private, and CI waits to be told", f"{CONFIGURE} IMAGE_VISIBILITY=private")
     elif public or private:
         yield Line(OK, f"{image} is {'public' if public else 'private'}")
     elif secret and not image.registry:
-        fix = f"create it as private first, at {page}, then gh variable set IMAGE_VISIBILITY --body private"
+        fix = f"create it as private first, at {page}, then {CONFIGURE} IMAGE_VISIBILITY=private"
         yield Line(MISSING, f"{image}: a first push makes it public unless your account says otherwise", fix)
     else:
         yield Line(UNKNOWN, f"{image} is not there yet, or is not shown without a login")

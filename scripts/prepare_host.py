@@ -16,10 +16,10 @@ import io
 import os
 import pwd
 import re
-import shlex
 import subprocess
 import sys
 import tarfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,16 +149,23 @@ def make_key(path: Path) -> str:
 
 
 def what_to_set(target: Target, real: Target, hosts: str, key: Path) -> str:
-    """Return the commands that set the variables and the secret on GitHub, and what else there is to know.
+    """Return what to set on GitHub, with the command that does it, and what else there is to know.
 
     `real` is the target as everybody can reach it.
     """
     deploy, root = replace(real, user=DEPLOY_USER), replace(target, user=target.user or "root")
-    return f"""Set on GitHub (or by hand, under Settings > Secrets and variables > Actions):
+    other = [] if key == deploy_key() else ["--key", str(key)]
+    # Not `gh variable set`, which Debian 12's gh does not have.
+    configure = shown(["python3", "scripts/configure_github.py", "--host", str(target), *other])
+    return f"""To deploy from GitHub too, with gh logged in, run
 
-  gh variable set DEPLOY_HOST --body {deploy}
-  gh variable set DEPLOY_KNOWN_HOSTS --body {shlex.quote(hosts)}
-  gh secret set DEPLOY_SSH_KEY < {shlex.quote(str(key))}
+  {configure}
+
+or set by hand, under Settings > Environments > production:
+
+  variable  DEPLOY_HOST         {deploy}
+  variable  DEPLOY_KNOWN_HOSTS  {textwrap.indent(hosts, 32 * " ").strip()}
+  secret    DEPLOY_SSH_KEY      what is in {key}
 
 Let the world reach port 4000, or 80 and 443 if DOMAIN is set; port {real.port or 22} only from addresses you trust.
 Let the hosts of a cluster, and nobody else, reach each other at 2377/tcp, 7946/tcp, 7946/udp and 4789/udp.

@@ -21,38 +21,51 @@ ENVIRONMENTS = ("publish", "production")
 REFS = (("branch", "main"), ("tag", "v*"))
 """What may use these environments: nothing that a branch of anybody's could change."""
 
-ACTIONS = 15368
-"""The app that reports the results of workflows: nobody else can report `required`."""
+MAINTAIN, ADMIN = 2, 5
+"""The roles of a repository that may bypass a rule. GitHub's own page, https://docs.github.com/rest/repos/rules, does
+not list their numbers; Terraform's does, under "bypass_actors":
+https://registry.terraform.io/providers/integrations/github/latest/docs/resources/repository_ruleset
+"""
 
-# https://docs.github.com/rest/repos/rules. Of the roles, 2 maintains and 5 administers a repository.
-KEEPERS = [{"actor_id": role, "actor_type": "RepositoryRole", "bypass_mode": "always"} for role in (2, 5)]
-RULESETS: tuple[dict[str, Any], ...] = (
-    {
-        "name": "main: checks have passed",
-        "target": "branch",
-        "enforcement": "active",
-        "conditions": {"ref_name": {"include": ["~DEFAULT_BRANCH"], "exclude": []}},
-        "rules": [
-            {"type": "deletion"},
-            {"type": "non_fast_forward"},
-            {
-                "type": "required_status_checks",
-                "parameters": {
-                    "strict_required_status_checks_policy": False,
-                    "required_status_checks": [{"context": "required", "integration_id": ACTIONS}],
+
+def rulesets(app: int | None) -> tuple[dict[str, Any], ...]:
+    """Return the rules for main and for version tags; only `app` may report the check `required`, or anybody if None.
+
+    Nobody bypasses the rule for main: who administers the repository can disable it, and GitHub's audit log shows that.
+    It does not keep a first push from making main.
+    """
+    keepers = [
+        {"actor_id": role, "actor_type": "RepositoryRole", "bypass_mode": "always"} for role in (MAINTAIN, ADMIN)
+    ]
+    check = {"context": "required", **({"integration_id": app} if app else {})}
+    return (
+        {
+            "name": "main: checks have passed",
+            "target": "branch",
+            "enforcement": "active",
+            "conditions": {"ref_name": {"include": ["~DEFAULT_BRANCH"], "exclude": []}},
+            "rules": [
+                {"type": "deletion"},
+                {"type": "non_fast_forward"},
+                {
+                    "type": "required_status_checks",
+                    "parameters": {
+                        "strict_required_status_checks_policy": False,
+                        "do_not_enforce_on_create": True,
+                        "required_status_checks": [check],
+                    },
                 },
-            },
-        ],
-    },
-    {
-        "name": "v*: who releases",
-        "target": "tag",
-        "enforcement": "active",
-        "conditions": {"ref_name": {"include": ["refs/tags/v*"], "exclude": []}},
-        "rules": [{"type": "creation"}, {"type": "update"}, {"type": "deletion"}],
-        "bypass_actors": KEEPERS,
-    },
-)
+            ],
+        },
+        {
+            "name": "v*: who releases",
+            "target": "tag",
+            "enforcement": "active",
+            "conditions": {"ref_name": {"include": ["refs/tags/v*"], "exclude": []}},
+            "rules": [{"type": "creation"}, {"type": "update"}, {"type": "deletion"}],
+            "bypass_actors": keepers,
+        },
+    )
 
 
 class Denied(Failure):
@@ -104,12 +117,16 @@ class GitHub:
         path = f"environments/{environment}/secrets" if environment else "actions/secrets"
         return {item["name"] for item in self.items(path, "secrets")}
 
+    def variable_path(self, name: str, environment: str = "") -> str:
+        """Return the path of a variable, of the repository or of an environment."""
+        return f"{f'environments/{environment}' if environment else 'actions'}/variables/{name}"
+
     def set_variable(self, name: str, value: str, environment: str = "") -> None:
         """Set a variable, of the repository or of an environment. `gh variable` is newer than Debian 12's gh."""
-        path = f"environments/{environment}/variables" if environment else "actions/variables"
-        there = self.get(f"{path}/{name}") is not None
+        path = self.variable_path(name, environment)
+        there = self.get(path) is not None
         body = {"name": name, "value": value}
-        self.send("PATCH" if there else "POST", f"{path}/{name}" if there else path, body)
+        self.send("PATCH" if there else "POST", path if there else path.removesuffix(f"/{name}"), body)
 
     def set_secret(self, name: str, value: str, environment: str = "") -> None:
         """Set a secret: `gh` reads it from standard input, so that no list of processes shows it."""
@@ -126,6 +143,15 @@ class GitHub:
             return None
         found = self.items(f"environments/{environment}/deployment-branch-policies", "branch_policies")
         return {(item.get("type", "branch"), item["name"]) for item in found}
+
+    def actions_app(self) -> int | None:
+        """Return the number of the app that reports what workflows find, None if this GitHub does not show it.
+
+        Each GitHub Enterprise Server has a number of its own: https://docs.github.com/rest/apps/apps#get-an-app
+        """
+        path = "apps/github-actions"
+        found = answered(run(["gh", "api", "--hostname", self.host, path], check=False, timeout=60), path)
+        return int(found["id"]) if found else None
 
     def rulesets(self) -> list[dict[str, Any]]:
         """Return the active rulesets of the repository in full, and those that its owner has for it."""

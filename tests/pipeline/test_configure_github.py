@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,16 +17,17 @@ import doctor
 from configure_github import environment, main, parse_settings, same
 from conftest import need
 from lib import access
-from lib.command import Failure, UsageError
-from lib.gh import RULESETS, find
+from lib.command import Failure, UsageError, run
+from lib.gh import find, rulesets
 from support.copies import git, repository
-from support.github import GitHubStandIn, fresh
+from support.github import ACTIONS, GitHubStandIn, fresh
 from support.github_http import GitHubOverHTTP
 from support.programs import Programs
 from support.rights import RightsStandIn
 
 TOKEN = "dckr_pat_not-to-be-seen"
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nnot-to-be-seen\n-----END OPENSSH PRIVATE KEY-----\n"
+RULESETS = rulesets(ACTIONS)
 POLICIES = [["branch", "main"], ["tag", "v*"]]
 
 
@@ -203,6 +205,25 @@ def test_what_is_there_stays(github: GitHubStandIn, capfd: pytest.CaptureFixture
     assert "go through a pull request from now on" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("app", [ACTIONS, 1234, None])
+def test_who_reports_the_check(github: GitHubStandIn, app: int | None) -> None:
+    """The app that runs workflows, by the number that this GitHub gives it; anybody if it has no such app."""
+    github.state["apps"] = {"apps/github-actions": {"id": app}} if app else {}
+    github.keep()
+    assert main([]) == 0
+    (checks,) = [rule["parameters"] for rule in github.read()["rulesets"][0]["rules"] if "parameters" in rule]
+    expected = {"context": "required", **({"integration_id": app} if app else {})}
+    assert checks["required_status_checks"] == [expected]
+
+
+def test_the_rule_for_main_spares_the_first_push() -> None:
+    """It keeps nobody from making main, for which no check can have run, and from then on holds for everybody."""
+    main_, _ = rulesets(ACTIONS)
+    (checks,) = [rule["parameters"] for rule in main_["rules"] if "parameters" in rule]
+    assert checks["do_not_enforce_on_create"] is True
+    assert "bypass_actors" not in main_
+
+
 def test_plan_without_rules(github: GitHubStandIn, capfd: pytest.CaptureFixture[str]) -> None:
     """A private repository without rules gets the rest, and the reason."""
     github.state["refuses"] = {"rulesets": [403, "Upgrade to GitHub Pro or make this repository public"]}
@@ -316,3 +337,12 @@ def test_with_the_real_gh(
         lines = [line for check in doctor.CHECKS["GitHub"] for line in check(world)]
         assert [line.said for line in lines if line.state in (doctor.MISSING, doctor.WRONG)] == []
         assert len(lines) > 6
+        github.state["variables"] |= {"": {"DOCKERHUB_TOKEN": "x"}, "production": {"EDGE_PORT": "http"}}
+        world = doctor.World({}, root)
+        for fix in (
+            doctor.with_variable(world, "EDGE_PORT", "4000"),
+            doctor.without_variable(world, "DOCKERHUB_TOKEN"),
+        ):
+            run(shlex.split(fix))
+        assert github.state["variables"][""] == {}
+        assert github.state["variables"]["production"] == {"EDGE_PORT": "4000"}

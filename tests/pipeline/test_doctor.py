@@ -306,11 +306,11 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
     ),
     "token is a variable": (
         lambda road: variables(road, DOCKERHUB_TOKEN=TOKEN),
-        *("account", WRONG, "DOCKERHUB_TOKEN is a variable", "gh variable delete DOCKERHUB_TOKEN"),
+        *("account", WRONG, "DOCKERHUB_TOKEN is a variable", "actions/variables/DOCKERHUB_TOKEN --method DELETE"),
     ),
     "name is a secret": (
         lambda road: variables(road, DOCKERHUB_USERNAME="") or road.state["secrets"][""].update(DOCKERHUB_USERNAME=""),
-        *("account", WRONG, "DOCKERHUB_USERNAME is a secret", "gh variable set DOCKERHUB_USERNAME"),
+        *("account", WRONG, "DOCKERHUB_USERNAME is a secret", "configure_github.py DOCKERHUB_USERNAME=NAME"),
     ),
     "no name": (
         lambda road: variables(road, DOCKERHUB_USERNAME=""),
@@ -327,7 +327,7 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
     ),
     "variable with another spelling": (
         lambda road: variables(road, DEPLOY_HOSTS="hello.example.org"),
-        *("spelling", WRONG, "DEPLOY_HOSTS is read by nothing; DEPLOY_HOST is", "gh variable delete DEPLOY_HOSTS"),
+        *("spelling", WRONG, "DEPLOY_HOSTS is read by nothing; DEPLOY_HOST is", "/DEPLOY_HOSTS --method DELETE"),
     ),
     "secret with another spelling": (
         lambda road: road.state["secrets"]["publish"].update(DEPLOY_SSHKEY=""),
@@ -335,19 +335,24 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
     ),
     "name with a capital letter": (
         lambda road: variables(road, DOCKERHUB_USERNAME="Octo"),
-        *("values", WRONG, "'Octo', which is not an account name", "gh variable set DOCKERHUB_USERNAME"),
+        *("values", WRONG, "'Octo', which is not an account name", "configure_github.py DOCKERHUB_USERNAME=NAME"),
     ),
     "platform that there is not": (
         lambda road: variables(road, PLATFORMS="amd64"),
-        *("values", WRONG, "PLATFORMS has 'amd64' in it", "gh variable set PLATFORMS --body linux/amd64"),
+        *("values", WRONG, "PLATFORMS has 'amd64' in it", "configure_github.py PLATFORMS=linux/amd64"),
     ),
     "port that is none": (
         lambda road: variables(road, "production", EDGE_PORT="http"),
-        *("values", WRONG, "EDGE_PORT is 'http'", "gh variable set EDGE_PORT --body 4000"),
+        *(
+            "values",
+            WRONG,
+            "EDGE_PORT is 'http'",
+            "production/variables/EDGE_PORT --method PATCH --raw-field value=4000",
+        ),
     ),
     "host that is an address of the web": (
         lambda road: variables(road, "production", DEPLOY_HOST="https://hello.example.org"),
-        *("values", WRONG, "DEPLOY_HOST is 'https://", "gh variable set DEPLOY_HOST"),
+        *("values", WRONG, "DEPLOY_HOST is 'https://", "/DEPLOY_HOST --method PATCH --raw-field value=deploy@hello"),
     ),
     "no environment": (
         lambda road: (
@@ -435,7 +440,7 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
     ),
     "private code, private image, and CI was not told": (
         private_and_not_told,
-        *("image_there", WRONG, "octo/hello is private, and CI waits", "gh variable set IMAGE_VISIBILITY"),
+        *("image_there", WRONG, "octo/hello is private, and CI waits", "configure_github.py IMAGE_VISIBILITY=private"),
     ),
     "private code, no image yet": (
         lambda road: setattr(road.hub, "public", road.state["repository"].update(private=True) or set()),

@@ -94,9 +94,11 @@ def test_what_to_set_never_prints_the_key() -> None:
     """The variables are printed, the secret's file is only named; a port is in every line that needs it."""
     target = Target("", "host", 2222)
     text = what_to_set(target, target, "[host]:2222 ssh-ed25519 AAAA", Path("/k/deploy"))
-    assert "gh variable set DEPLOY_HOST --body deploy@host:2222\n" in text
-    assert "gh variable set DEPLOY_KNOWN_HOSTS --body '[host]:2222 ssh-ed25519 AAAA'\n" in text
-    assert "gh secret set DEPLOY_SSH_KEY < /k/deploy\n" in text
+    assert "python3 scripts/configure_github.py --host host:2222 --key /k/deploy\n" in text
+    assert "  variable  DEPLOY_HOST         deploy@host:2222\n" in text
+    assert "  variable  DEPLOY_KNOWN_HOSTS  [host]:2222 ssh-ed25519 AAAA\n" in text
+    assert "  secret    DEPLOY_SSH_KEY      what is in /k/deploy\n" in text
+    assert "gh variable" not in text, "Debian 12's gh has no such command"
     assert "; port 2222 only from addresses you trust" in text
     assert text.endswith("python3 scripts/prepare_host.py root@OTHER --join root@host:2222")
 
@@ -402,10 +404,11 @@ def test_over_ssh(machine: Machine, address: str) -> None:
     machine.has_engine("inactive")
     done = machine.prepare(address)
     assert done.returncode == 0, done.stderr
-    assert f"gh variable set DEPLOY_HOST --body deploy@{address}\n" in done.stdout
+    assert f"python3 scripts/configure_github.py --host {address}\n" in done.stdout
+    assert f" DEPLOY_HOST         deploy@{address}\n" in done.stdout
     known = (machine.home / "root/.ssh/known_hosts").read_text("utf-8").strip()
-    assert f"gh variable set DEPLOY_KNOWN_HOSTS --body '{known}'\n" in done.stdout
-    assert "gh secret set DEPLOY_SSH_KEY < /home/root/.ssh/onedigest_deploy\n" in done.stdout
+    assert f" DEPLOY_KNOWN_HOSTS  {known}\n" in done.stdout
+    assert " DEPLOY_SSH_KEY      what is in /home/root/.ssh/onedigest_deploy\n" in done.stdout
     assert machine.did == ["docker swarm init"]
     assert list((machine.home / "tmp").iterdir()) == []
 
@@ -423,7 +426,7 @@ def test_the_key_of_an_earlier_version(machine: Machine, address: str) -> None:
     former = make_key(machine.home / "root/.ssh/friendlyhello_deploy")
     done = machine.prepare(address)
     assert done.returncode == 0, done.stderr
-    assert "gh secret set DEPLOY_SSH_KEY < /home/root/.ssh/friendlyhello_deploy\n" in done.stdout
+    assert " DEPLOY_SSH_KEY      what is in /home/root/.ssh/friendlyhello_deploy\n" in done.stdout
     assert former.split()[1] in machine.keys
     assert not (machine.home / "root/.ssh/onedigest_deploy").exists()
 

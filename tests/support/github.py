@@ -19,6 +19,10 @@ serve({folder!r})
 """
 
 
+ACTIONS = 4711
+"""The number of the app that reports what workflows find: GitHub's, and each Enterprise Server's, is its own."""
+
+
 class Refusal(Exception):
     """What GitHub says instead of an answer."""
 
@@ -46,7 +50,9 @@ def called(state: dict[str, Any], words: list[str], stdin: str) -> str:
     if words[0] != "api":
         raise Refusal(f"the stand-in for gh does not know {words}")
     slug = state["repository"]["full_name"]
-    path = next(word for word in words if word.startswith("repos/")).partition("?")[0]
+    path = next(word for word in words if word.startswith(("repos/", "apps/"))).partition("?")[0]
+    if path in state["apps"]:
+        return json.dumps(state["apps"][path])
     if not path.startswith(f"repos/{slug}") or not state["visible"]:
         raise missing()
     path = path.removeprefix(f"repos/{slug}").lstrip("/")
@@ -89,6 +95,8 @@ def api(state: dict[str, Any], path: str, method: str, body: dict[str, Any]) -> 
         kept = state["variables"].get("" if first == "actions" else rest[0], {})
         if rest[-1] not in kept:
             raise missing()
+        if method == "DELETE":
+            return {"name": rest[-1], "value": kept.pop(rest[-1])}
         kept[rest[-1]] = body.get("value", kept[rest[-1]])
         return {"name": rest[-1], "value": kept[rest[-1]]}
     if first == "environments":
@@ -161,6 +169,7 @@ def fresh(slug: str = "octo/hello") -> dict[str, Any]:
         "secrets": {"": {}},
         "environments": {},
         "rulesets": [],
+        "apps": {"apps/github-actions": {"id": ACTIONS, "slug": "github-actions"}},
         "workflows": [{"id": 1, "name": "CI", "state": "active"}],
         "get": {
             "actions/permissions": {"enabled": True, "allowed_actions": "all"},

@@ -57,6 +57,8 @@ class GitHubOverHTTP:
             self.state["secrets"].setdefault(place, {})[path.rpartition("/")[2]] = body["encrypted_value"]
             return {}
         slug = self.state["repository"]["full_name"]
+        if path in self.state["apps"]:
+            return self.state["apps"][path]
         if path in ("", "user"):
             return {"login": "octo"}
         return api(self.state, path.removeprefix(f"repos/{slug}").lstrip("/"), method, body)
@@ -100,6 +102,6 @@ def handler(github: GitHubOverHTTP) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *arguments: object) -> None:
             """Say nothing: the requests are kept."""
 
-        do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     return Handler

@@ -18,11 +18,11 @@ import doctor
 from lib import access, distribution, engine, gh, service, visit
 from lib.command import ROOT, Failure, UsageError, last_line
 from lib.command import run as command_run
-from lib.gh import ENVIRONMENTS, RULESETS
+from lib.gh import ENVIRONMENTS, rulesets
 from lib.service import Service
 from support.copies import commit, git, repository
 from support.docker_info import INFO, INSPECT
-from support.github import GitHubStandIn, Refusal, called
+from support.github import ACTIONS, GitHubStandIn, Refusal, called
 from support.programs import Programs
 from support.rights import RightsStandIn
 
@@ -101,7 +101,7 @@ class Road:
             }
             for name in ENVIRONMENTS
         }
-        state["rulesets"] = [{"id": number, **copy.deepcopy(rule)} for number, rule in enumerate(RULESETS)]
+        state["rulesets"] = [{"id": number, **copy.deepcopy(rule)} for number, rule in enumerate(rulesets(ACTIONS))]
         for module in (doctor, engine, gh):
             patch.setattr(module, "run", self.run)
         patch.setattr(service, "load", self.load)
