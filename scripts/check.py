@@ -33,8 +33,9 @@ TEST_PACKAGES = (*SERVICE_PACKAGES, "docker-registry", "openssh-server", "gh")
 BROWSER_PACKAGES = ("chromium", "chromium-driver")  # Ubuntu has only snaps, which hold no driver of theirs
 REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")
+LONG = ("tests/swarm", "tests/transplant")  # --full alone; before the others, which fill the gaps
 TOGETHER = ("tests/workflows", "tests/container", "tests/pipeline")  # long ones first
-AT_ONCE = 3  # test files; most of them wait for a container, a server or a runner most of the time
+AT_ONCE = 4  # test files; most of them wait for a container, a server or a runner most of the time
 SERVICE = "pytest of the service"
 COVERAGE = 95  # percent of lines and branches, with nothing skipped
 
@@ -119,21 +120,21 @@ def pipeline_changed(root: Path) -> bool:
 
 
 def pytest_commands(python: Path, *, pipeline: bool, full: bool, required: bool) -> dict[str, list[str]]:
-    """Return the commands that run the tests, by name: most files several at once, then what has to run alone.
+    """Return the commands that run the tests, by name: the pipeline's, several files at once, then the service's.
 
-    The service's tests have its time-outs to keep, and are the only ones without `pipeline`. What `full` adds loads
-    the machine, counts what visitors notice, or builds with no cache; coverage is measured with it, for then
-    everything has run.
+    The service's tests have its time-outs to keep, and are the only ones without `pipeline`. What `full` adds needs
+    minutes: whole Swarms, other services. Coverage is measured with it, for then everything has run.
     """
     pytest = [str(python), "-m", "pytest"]
     together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
-    first, then = (["--cov", "--cov-report="], ["--cov", "--cov-append"]) if full else ([], [])
+    everything = ["-m", "full or not full", "--cov"] if full else []
+    first = [*everything, "--cov-report=", *LONG] if full else []
+    then = [*everything, "--cov-append"] if full else []
+    if full and required:
+        then.append(f"--cov-fail-under={COVERAGE}")
     commands = {SERVICE: [*pytest, *then, "tests/service"]}
     if pipeline or full:
         commands = {"pytest": [*together, *first, *TOGETHER], **commands}
-    if full:
-        reached = [f"--cov-fail-under={COVERAGE}"] if required else []
-        commands["pytest one at a time"] = [*pytest, *then, *reached, "-m", "full"]
     return commands
 
 
@@ -179,9 +180,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--setup", action="store_true", help="install and start what the tests need")
     arguments.add_argument("--require-engine", action="store_true", help="fail if a test would be skipped")
     arguments.add_argument("--pipeline", action="store_true", help="run the pipeline's tests in any case")
-    arguments.add_argument(
-        "--full", action="store_true", help="the same, with the tests that need minutes or run alone, too"
-    )
+    arguments.add_argument("--full", action="store_true", help="the same, with the tests that need minutes, too")
     arguments.add_argument("--python", default="", metavar="3.X", help="run the service's tests on this Python, only")
     options = arguments.parse_args(argv)
     if options.python and not re.fullmatch(r"3\.[0-9]{1,2}", options.python):

@@ -109,7 +109,7 @@ def test_all_checks_pass(tools: Programs, capfd: pytest.CaptureFixture[str]) -> 
     assert [call[0] for call in tools.calls] == [
         *("uv", "uv", "ruff", "ruff", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor", "python", "python"),
     ]
-    together = ["--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder", *check.TOGETHER]
+    together = ["--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder", *check.TOGETHER]
     assert [call[1:] for call in tools.calls[-2:]] == [
         ["-m", "pytest", *together],
         ["-m", "pytest", "tests/service"],
@@ -134,11 +134,11 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
     assert check.main(["--setup", "--require-engine", "--full"]) == 0
     assert done == [(False, PLATFORMS), (check.TEST_PACKAGES, {"if_available": check.BROWSER_PACKAGES})]
     asked = (tools.folder / "asked").read_text("utf-8").splitlines()
-    together = "--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report="
+    everything = "-m full or not full --cov"
+    together = f"--numprocesses 4 --dist loadfile --no-loadscope-reorder {everything} --cov-report="
     assert asked == [
-        f"1 -m pytest {together} tests/workflows tests/container tests/pipeline",
-        "1 -m pytest --cov --cov-append tests/service",
-        "1 -m pytest --cov --cov-append --cov-fail-under=95 -m full",
+        f"1 -m pytest {together} tests/swarm tests/transplant tests/workflows tests/container tests/pipeline",
+        f"1 -m pytest {everything} --cov-append --cov-fail-under=95 tests/service",
     ]
 
 

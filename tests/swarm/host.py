@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib.command import run, say
 from lib.daemon import Daemon
@@ -117,6 +118,17 @@ class Host:
         assert text.startswith(GREETING)
         found = re.search(r"count (\d+)", text)
         return int(found[1]) if found else 0
+
+    def specs(self) -> dict[str, Any]:
+        """Every service of the stack as it is meant to be, by name."""
+        names = self.own.docker("service", "ls", "--format", "{{.Name}}").split()
+        services = json.loads(self.own.docker("service", "inspect", *names))
+        return {service["Spec"]["Name"]: service["Spec"] for service in services}
+
+    def configs(self, kind: str) -> list[str]:
+        """The names of the config objects of a kind, such as `deployed`."""
+        names = self.own.docker("config", "ls", "--format", "{{.Name}}").split()
+        return sorted(name for name in names if name.startswith(f"hello_{kind}"))
 
     def containers(self, service: str) -> list[str]:
         """The containers of a service that run."""

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lib.command import wait_until
 from prepare_host import make_key
-from swarm.host import BAD, Host, Load, one_host
+from swarm.host import BAD, Host, Load
 from swarm.over_ssh import Access, reached_over_ssh
 
 pytestmark = pytest.mark.full
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A Swarm on an engine of its own, with 1.0.0 and 1.1.0 published, and a bad version of each kind."""
-    with one_host(tmp_path_factory.mktemp("swarm")) as host:
-        yield host
 
 
 @pytest.fixture
