@@ -15,6 +15,7 @@ from conftest import need_root
 from lib import containers
 from lib.command import Failure
 from lib.daemon import started_at
+from lib.names import FORMER
 from support.programs import Programs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,8 +148,8 @@ def test_leftovers_of_killed_runs_are_removed(docker: Programs) -> None:
 
 def test_leftovers_of_an_earlier_version_are_removed(docker: Programs) -> None:
     """What a killed run of an earlier version left carries the label that it had then."""
-    docker.answer("^docker container ls .*label=friendlyhello.run --format", f"4194305-7\n{PID}-{STARTED}\n")
-    docker.answer("^docker container ls --quiet --all --filter label=friendlyhello.run=4194305-7$", "x")
+    docker.answer(f"^docker container ls .*label={FORMER}.run --format", f"4194305-7\n{PID}-{STARTED}\n")
+    docker.answer(f"^docker container ls --quiet --all --filter label={FORMER}.run=4194305-7$", "x")
     containers.remove_leftovers()
     assert docker.called("docker", "container", "rm") == [["docker", "container", "rm", "--force", "--volumes", "x"]]
 

@@ -17,6 +17,7 @@ import pytest
 import prepare_host
 from conftest import need_root
 from lib.command import Failure, UsageError, run
+from lib.names import FORMER
 from lib.ssh import Target, parse_target
 from prepare_host import (
     authorized,
@@ -423,10 +424,11 @@ def test_over_ssh(machine: Machine, address: str) -> None:
 def test_the_key_of_an_earlier_version(machine: Machine, address: str) -> None:
     """It deploys already, so it is used on."""
     machine.has_engine()
-    former = make_key(machine.home / "root/.ssh/friendlyhello_deploy")
+    name = f"{FORMER}_deploy"
+    former = make_key(machine.home / "root/.ssh" / name)
     done = machine.prepare(address)
     assert done.returncode == 0, done.stderr
-    assert " DEPLOY_SSH_KEY      what is in /home/root/.ssh/friendlyhello_deploy\n" in done.stdout
+    assert f" DEPLOY_SSH_KEY      what is in /home/root/.ssh/{name}\n" in done.stdout
     assert former.split()[1] in machine.keys
     assert not (machine.home / "root/.ssh/onedigest_deploy").exists()
 

@@ -34,7 +34,7 @@ def test_commands() -> None:
     assert push_image.push_command("octo/hello:1") == ["docker", "push", "octo/hello:1"]
 
 
-STAND_IN = {"friendlyhello.stand-in": "true"}
+STAND_IN = {f"{names.FORMER}.stand-in": "true"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from lib import registry
 from lib.command import Failure, UsageError
 from lib.distribution import Refused
-from lib.names import ImageName
+from lib.names import FORMER, ImageName
 from lib.registry import Index, LocalImage
 from support.hub import REVISION, Hub, digest_of, honest
 from support.programs import Programs
@@ -320,7 +320,7 @@ def test_other_ends_are_not(docker: Programs, said: str) -> None:
 @pytest.mark.parametrize("facts", [{"Descriptor": {"digest": AMD}, "Id": ARM}, {"Id": AMD}])
 def test_local_image(docker: Programs, facts: dict[str, object]) -> None:
     """The digest of an image in the engine is its index's, however the engine's age names it."""
-    labels = {"org.opencontainers.image.revision": "f" * 40, "friendlyhello.stand-in": "true"}
+    labels = {"org.opencontainers.image.revision": "f" * 40, f"{FORMER}.stand-in": "true"}
     docker.answer("image inspect", json.dumps([{**facts, "Config": {"Labels": labels}}]))
     image = registry.local_image("hello:ci")
     assert image == LocalImage("hello:ci", AMD, labels)
@@ -331,7 +331,7 @@ def test_local_image(docker: Programs, facts: dict[str, object]) -> None:
     ("labels", "expected"),
     [
         ({"onedigest.stand-in": "true"}, True),
-        ({"friendlyhello.stand-in": "True"}, True),
+        ({f"{FORMER}.stand-in": "True"}, True),
         ({"onedigest.stand-in": "1"}, True),
         ({"OneDigest.Stand-In": "TRUE "}, True),
         ({"onedigest.stand-in": ""}, True),

@@ -205,7 +205,7 @@ UNVERIFIED = [
     ("no attestation", forged(lambda image, _sha: without_proof(image)), "has no provenance for linux/amd64"),
     ("only an SBOM", forged(sbom_only), "has no provenance for linux/amd64"),
     ("a revision that is nowhere", forged(relabelled(OTHER, OTHER)), "which is not a commit in the history of main"),
-    *((f"a stand-in spelt {value!r}", stand_in("friendlyhello.stand-in", value), "is built on a stand-in")
+    *((f"a stand-in spelt {value!r}", stand_in(f"{names.FORMER}.stand-in", value), "is built on a stand-in")
       for value in ("true", "True", "1", "yes", "TRUE ", "")),
     ("a stand-in of today", stand_in("OneDigest.Stand-In", "true"), "is built on a stand-in"),
     # What an engine takes for a platform, and a reader of the index does not.

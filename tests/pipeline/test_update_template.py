@@ -18,18 +18,18 @@ from support.copies import Edits, adopt, commit, copy, fork, git, repository, ti
 from update_template import Git, Merge, check_git, decide, news, parse_notes, target, update
 
 NUMBERS = "".join(f"line {number}\n" for number in range(1, 21))
-SERVICE = 'name = "friendlyhello"\n'
+SERVICE = 'name = "greeter"\n'
 NOTES = "# Changelog\n\n## Unreleased\n\n### Changed\n\n- Something.\n\n### To do in a copy\n\n- Nothing.\n"
 FIRST = {
     "service.toml": SERVICE,
     "CHANGELOG.md": NOTES,
-    "src/friendlyhello/__init__.py": "import friendlyhello.views\n",
-    "src/friendlyhello/views.py": "from friendlyhello import config\n" + NUMBERS,
-    "Dockerfile": 'LABEL title="friendlyhello"\n' + NUMBERS + 'CMD ["python", "-m", "friendlyhello"]\n',
+    "src/greeter/__init__.py": "import greeter.views\n",
+    "src/greeter/views.py": "from greeter import config\n" + NUMBERS,
+    "Dockerfile": 'LABEL title="greeter"\n' + NUMBERS + 'CMD ["python", "-m", "greeter"]\n',
     "scripts/plan.py": "# the pipeline's\n" + NUMBERS,
-    "scripts/lib/names.py": 'FORMER = "friendlyhello"\n' + NUMBERS,
+    "scripts/lib/names.py": 'FORMER = "greeter"\n' + NUMBERS,
     "benchmarks/build.py": NUMBERS,
-    "deploy/KUBERNETES.md": "# friendlyhello\n" + NUMBERS,
+    "deploy/KUBERNETES.md": "# greeter\n" + NUMBERS,
     ".github/workflows/ci.yml": NUMBERS,
 }
 
@@ -97,7 +97,7 @@ def test_updated_copy_has_the_templates_pipeline(template: Path, tmp_path: Path)
     """Until it is changed, the copy's checks leave the pipeline's tests to the template's."""
     commit(template, "Copied", FIRST)
     root = copy(template, tmp_path / "copy")
-    commit(root, "Mine", {"src/friendlyhello/views.py": "mine\n"})
+    commit(root, "Mine", {"src/greeter/views.py": "mine\n"})
     grow(template)
     up(root, template)
     assert not check.pipeline_changed(root)
@@ -134,7 +134,7 @@ def test_renamed_copy(template: Path, tmp_path: Path) -> None:
     grow(template)
     # Beside the renamed line: taken for changed on both sides, it would be in the way.
     beside = changed(read(template, "Dockerfile"), 1, "beside it")
-    commit(template, "More", {"src/friendlyhello/more.py": "from friendlyhello import views\n", "Dockerfile": beside})
+    commit(template, "More", {"src/greeter/more.py": "from greeter import views\n", "Dockerfile": beside})
     merge, said = up(root)
     assert merge
     assert (merge.undecided, merge.kept, merge.left_out) == ({}, [], [])
@@ -142,8 +142,8 @@ def test_renamed_copy(template: Path, tmp_path: Path) -> None:
     assert read(root, "src/shop_api/more.py") == "from shop_api import views\n"
     assert read(root, "Dockerfile").startswith('LABEL title="shop_api"\nbeside it\n')
     assert read(root, "Dockerfile").endswith('CMD ["python", "-m", "shop_api"]\n')
-    assert read(root, "scripts/lib/names.py").startswith('FORMER = "friendlyhello"\n')
-    assert not any(path.startswith("src/friendlyhello/") for path in merge.files)
+    assert read(root, "scripts/lib/names.py").startswith('FORMER = "greeter"\n')
+    assert not any(path.startswith("src/greeter/") for path in merge.files)
     assert "- A line." in said
     assert "to do:\n  - Press it." in said
     assert "- Something." not in said, "that was known"
@@ -171,7 +171,7 @@ def test_own_service_is_not_touched(template: Path, tmp_path: Path) -> None:
     commit(root, "Mine", {"src/shop/__init__.py": "import shop.shelves\n", "src/shop/shelves.py": "shelves = 3\n"})
     before = git(root, "rev-parse", "HEAD:src")
     grow(template)
-    commit(template, "More", {"src/friendlyhello/more.py": "", "src/friendlyhello/__init__.py": "import more\n"})
+    commit(template, "More", {"src/greeter/more.py": "", "src/greeter/__init__.py": "import more\n"})
     merge, said = up(root)
     assert git(root, "rev-parse", "HEAD:src") == before
     assert merge
@@ -183,13 +183,13 @@ def test_yours_stays_where_both_changed_a_line(template: Path, tmp_path: Path) -
     """A file of the user's is merged if that is clean; otherwise it stays, with the command that shows the change."""
     root = copy(template, tmp_path / "copy")
     mine = changed(FIRST["Dockerfile"], 3, "mine")
-    commit(root, "Mine", {"Dockerfile": mine, "src/friendlyhello/views.py": changed(NUMBERS, 19, "mine")})
+    commit(root, "Mine", {"Dockerfile": mine, "src/greeter/views.py": changed(NUMBERS, 19, "mine")})
     grow(template)
     merge, said = up(root, template)
     assert merge
     assert merge.kept == ["Dockerfile"]
     assert read(root, "Dockerfile") == mine
-    assert {"mine", "template's"} <= set(read(root, "src/friendlyhello/views.py").splitlines())
+    assert {"mine", "template's"} <= set(read(root, "src/greeter/views.py").splitlines())
     assert "the template's change: git diff" in said
 
 
@@ -313,7 +313,7 @@ def test_windows_line_endings(template: Path, tmp_path: Path, kept: str) -> None
     merge, _ = up(root, template)
     assert merge
     assert (merge.undecided, merge.kept) == ({}, [])
-    for path in ("scripts/decide.py", "Dockerfile", "src/friendlyhello/views.py"):
+    for path in ("scripts/decide.py", "Dockerfile", "src/greeter/views.py"):
         text = read(root, path)
         assert text.count("\r\n") == text.count("\n") > 20
         assert {"mine", "template's"} <= set(text.splitlines())
@@ -390,22 +390,22 @@ def test_old_git(version: str, fine: bool) -> None:
         check_git(version)
 
 
-SHOP = (named("friendlyhello"), named("shop-api"))
+SHOP = (named("greeter"), named("shop-api"))
 
 
 @pytest.mark.parametrize(
     ("line", "renamed"),
     [
-        ("from friendlyhello.config import x", "from shop_api.config import x"),
-        ("import friendlyhello", "import shop_api"),
-        ('CMD ["python", "-m", "friendlyhello"]', 'CMD ["python", "-m", "shop_api"]'),
-        ("image: ${IMAGE:-friendlyhello:ci}", "image: ${IMAGE:-shop-api:ci}"),
-        ("friendlyhello_requests_total", "shop_api_requests_total"),
-        ("`src/friendlyhello/`", "`src/shop_api/`"),
-        ("# friendlyhello", "# shop-api"),
-        ('patch("friendlyhello.views.x")', 'patch("shop_api.views.x")'),
-        ("https://friendlyhello.example.org", "https://shop-api.example.org"),
-        ("unfriendlyhello friendlyhellos", "unfriendlyhello friendlyhellos"),
+        ("from greeter.config import x", "from shop_api.config import x"),
+        ("import greeter", "import shop_api"),
+        ('CMD ["python", "-m", "greeter"]', 'CMD ["python", "-m", "shop_api"]'),
+        ("image: ${IMAGE:-greeter:ci}", "image: ${IMAGE:-shop-api:ci}"),
+        ("greeter_requests_total", "shop_api_requests_total"),
+        ("`src/greeter/`", "`src/shop_api/`"),
+        ("# greeter", "# shop-api"),
+        ('patch("greeter.views.x")', 'patch("shop_api.views.x")'),
+        ("https://greeter.example.org", "https://shop-api.example.org"),
+        ("ungreeter greeters", "ungreeter greeters"),
     ],
 )
 def test_rename(line: str, renamed: str) -> None:
@@ -416,12 +416,12 @@ def test_rename(line: str, renamed: str) -> None:
 def test_names() -> None:
     """The name comes from service.toml, before that from pyproject.toml; a folder of the package is renamed."""
     project = '[project]\nname = "my.shop-api"\n'
-    assert name_in({"service.toml": SERVICE, "pyproject.toml": project}) == Name("friendlyhello", "friendlyhello")
+    assert name_in({"service.toml": SERVICE, "pyproject.toml": project}) == Name("greeter", "greeter")
     assert name_in({"service.toml": "", "pyproject.toml": project}) == Name("my.shop-api", "my_shop_api")
     assert name_in({"service.toml": "name = 7", "pyproject.toml": "["}) is None
     assert name_in({"pyproject.toml": "project = 7"}) is None
-    assert rename_path("src/friendlyhello/a/friendlyhello.py", *SHOP) == "src/shop_api/a/friendlyhello.py"
-    assert rename_text("friendlyhello", named("friendlyhello"), named("my-friendlyhello")) == "my-friendlyhello"
+    assert rename_path("src/greeter/a/greeter.py", *SHOP) == "src/shop_api/a/greeter.py"
+    assert rename_text("greeter", named("greeter"), named("my-greeter")) == "my-greeter"
 
 
 def test_file_that_the_template_moved_out_of_a_deleted_folder() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib.command import run, wait_until
+from lib.names import FORMER, PIPELINE
 from support import projects
 from swarm.host import Host
 
@@ -64,7 +65,7 @@ def test_a_service_that_is_renamed_keeps_its_history(at_first: Host, tmp_path: P
     shutil.copytree(host.project, other)
     for name in projects.git(other, "ls-files").splitlines():
         text = (other / name).read_bytes()
-        for old, new in ((b"friendlyhello", b"shopapi"), (b"fixture", b"shopapi"), (b"onedigest", b"shopapi")):
+        for old, new in ((FORMER.encode(), b"shopapi"), (b"fixture", b"shopapi"), (PIPELINE.encode(), b"shopapi")):
             text = text.replace(old, new)
         (other / name).write_bytes(text)
     renamed = Host(host.own, host.port, other, host.commits)
@@ -90,7 +91,7 @@ def test_the_records_of_an_earlier_version_count(at_first: Host) -> None:
         content = json.loads(base64.b64decode(facts["Spec"]["Data"]))
         del content["release"]["proof"]
         host.own.docker("config", "rm", name)
-        labels = ("--label", "friendlyhello.stack=hello", "--label", "friendlyhello.kind=deployed")
+        labels = ("--label", f"{FORMER}.stack=hello", "--label", f"{FORMER}.kind=deployed")
         run(["docker", "config", "create", *labels, name, "-"], stdin=json.dumps(content), env=host.own.env)
 
     done = host.redeploy("crashes")
