@@ -4,6 +4,7 @@
   python3 scripts/redeploy.py 1.2.3       a release, a commit's full id, a digest, or any other tag
   python3 scripts/redeploy.py previous    the version before the one that is serving
   python3 scripts/redeploy.py --status    what runs where, and what `previous` means
+  python3 scripts/redeploy.py sha256:... --unverified "GitHub is down, and the page shows other people's orders"
 
 The version becomes a digest, is verified, and deployed by that digest; then this waits until it runs and
 asks the page through the edge until every answer carries the new revision. When any of it fails, the version
@@ -16,6 +17,11 @@ How, remembered by the Swarm from one time to the next, until it is set to `none
 EDGE_PORT (as service.toml says), REPLICAS (2), and the address of a backing service elsewhere (such as REDIS_URL).
 The secrets that service.toml names are variables of their names, or lines NAME=value in SERVICE_SECRETS.
 DEPLOY_URL is where the page is, if not where it is expected.
+
+--unverified is for the night in which a proof cannot be had: it deploys a digest although GitHub does not say that
+it is of main, signed and tested. Nothing else is waived: it is this repository's image, complete, with provenance, a
+commit and an official base, and it is rolled back if it does not work. The reason is kept and shown by --status. No
+workflow may do this.
 """
 
 from __future__ import annotations
@@ -85,11 +91,39 @@ def check_version(version: str) -> str:
     return version if DIGEST.fullmatch(version) else check_tag(version)
 
 
-def verified(name: ImageName, version: str, platforms: Sequence[str]) -> Release:
-    """Return the release that a version is, or raise Failure that says why it must not be deployed."""
-    found = releases.verified(name, parse_reference(reference(name, version))[1], platforms=platforms)
+def check_reason(reason: str, version: str, env: Mapping[str, str]) -> str:
+    """Return the reason for deploying what is not verified, or raise UsageError if that may not be here, or so."""
+    if env.get("GITHUB_ACTIONS"):
+        raise UsageError("--unverified is not for workflows: a person has to decide that, on a machine of their own")
+    if not (10 <= len(reason.strip()) <= 200 and reason.isprintable()):
+        raise UsageError(
+            f"--unverified is {reason!r}, which is not a reason that others will understand: one line of 10 to 200"
+            " printable characters"
+        )
+    if not DIGEST.fullmatch(version):
+        raise UsageError(
+            f"--unverified takes a digest, and {version!r} is not one, as whoever can write to the registry can move a"
+            " tag; docker buildx imagetools inspect shows the digest of one that you trust"
+        )
+    return reason.strip()
+
+
+def verified(name: ImageName, version: str, platforms: Sequence[str], unverified: str = "") -> Release:
+    """Return the release that a version is, or raise Failure that says why it must not be deployed.
+
+    `unverified` is a reason to deploy it although GitHub does not vouch for it.
+    """
+    tag = parse_reference(reference(name, version))[1]
+    found = releases.verified(name, tag, platforms=platforms, waive=bool(unverified))
     proof = {line.name: f"{line.outcome}: {line.why}" for line in found.lines}
-    return Release(version, str(name), found.digest, found.revision, proof)
+    waived = [line for line in found.lines if line.outcome == releases.WAIVED]
+    for line in waived:
+        say(f"UNVERIFIED: {line.name}: {line.why}")
+    if waived:
+        say(f"UNVERIFIED: {user()} takes the responsibility, because: {unverified}")
+    elif unverified:
+        say("note: all that can be proven is proven, so --unverified was not needed, and is not recorded")
+    return Release(version, str(name), found.digest, found.revision, proof, unverified if waived else "")
 
 
 def check_swarm() -> None:
@@ -192,11 +226,12 @@ class Job:
     host: str = ""
     timeout: float = 300
     rehearsing: bool = False
+    unverified: str = ""
 
     def find(self, version: str) -> Release:
         """Return the release that a version is, verified for the Swarm's nodes."""
         nodes = docker("node", "ls", "--quiet").split()
-        return verified(self.name, version, node_platforms(docker("node", "inspect", *nodes)))
+        return verified(self.name, version, node_platforms(docker("node", "inspect", *nodes)), self.unverified)
 
     def address(self, running: Mapping[str, Running]) -> str:
         """Return where the page of what runs is; what would be needed to deploy it is not needed for that."""
@@ -253,8 +288,8 @@ def redeploy(job: Job) -> None:
             rollout.deploy(release)
             rollout.wait(release)
             rollout.prove(release)
-            same = proven is not None and proven.release.digest == release.digest
-            if not same or (how.domain, how.port) != (proven and (proven.domain, proven.port)):
+            was_kept = proven and (proven.release.digest, proven.release.unverified, proven.domain, proven.port)
+            if was_kept != (release.digest, release.unverified, how.domain, how.port):
                 last = proven.number if proven else 0
                 write_record(stack, Record(last + 1, release, clock(), user(), how.domain, how.port, previous_one))
         except BaseException as error:
@@ -325,6 +360,8 @@ def status(job: Job) -> str:
     lines = [f"{address}: {answer(address)}"]
     if last:
         lines.append(f"deployed: {last.release.reference}\n          {last.release}, {last.at} by {last.by}")
+        if last.release.unverified:
+            lines.append(f"UNVERIFIED: {last.release.unverified}")
     web = found.get("web")
     if cut_off:
         lines.append(
@@ -349,7 +386,7 @@ def dry_run(job: Job) -> None:
     if job.rehearsing:
         records: list[Record] = []
         running: dict[str, Running] = {}
-        release, _ = choose(job.version, records, lambda version: verified(job.name, version, ()))
+        release, _ = choose(job.version, records, lambda version: verified(job.name, version, (), job.unverified))
     else:
         records, running = history(job.stack), services(job.stack)
         web = running.get("web")
@@ -372,12 +409,14 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--dry-run", action="store_true", help="verify, and only print what would change")
     arguments.add_argument("--status", action="store_true", help="print what runs, and what ran before")
     arguments.add_argument("--rehearse", action="store_true", help="deploy to this engine and take it away again")
+    arguments.add_argument("--unverified", metavar="REASON", help="deploy a digest that GitHub does not vouch for")
     arguments.add_argument("--timeout", default="300", metavar="SECONDS", help="to wait for the Swarm (300)")
     options = arguments.parse_args(argv)
     env = os.environ
     if not options.version and not options.status:
         raise UsageError("no version given; run python3 scripts/redeploy.py VERSION, or --status")
     version = check_version(options.version) if options.version else ""
+    unverified = "" if options.unverified is None else check_reason(options.unverified, version, env)
     timeout = seconds(options.timeout)
     service = load()
     commit = checked_out()
@@ -389,7 +428,7 @@ def main(argv: Sequence[str]) -> int:
     want = wanted(env, service, rehearsal=rehearsing)
     name = ImageName("", "", "") if options.status else image_name(env, commit.repository)
     with connection(env) as host:
-        job = Job(stack, name, version, service, want, host, timeout, rehearsing)
+        job = Job(stack, name, version, service, want, host, timeout, rehearsing, unverified)
         if options.status:
             check_swarm()
             print(status(job))
@@ -399,7 +438,9 @@ def main(argv: Sequence[str]) -> int:
             dry_run(job)
         elif rehearsing:
             job.settings({})
-            choose(version, (), lambda asked: verified(name, asked, ()))  # before the engine is made a Swarm
+            choose(
+                version, (), lambda asked: verified(name, asked, (), unverified)
+            )  # before the engine is made a Swarm
             with rehearsal(stack):
                 redeploy(job)
         else:

@@ -35,7 +35,7 @@ REVISION = "org.opencontainers.image.revision"
 PROVENANCE = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")  # what BuildKit writes
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 SMOKE_TEST = "Smoke-test {}"  # the stage that tests a platform
-YES, NO, NOT_OFFERED = "yes", "no", "not offered"
+YES, NO, NOT_OFFERED, WAIVED = "yes", "no", "not offered", "waived"
 
 
 class NotOffered(Exception):
@@ -44,7 +44,7 @@ class NotOffered(Exception):
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was checked, how it went (yes, no, or not offered), and why."""
+    """One thing that was checked, how it went (yes, no, not offered, or waived), and why."""
 
     name: str
     outcome: str
@@ -324,11 +324,17 @@ POLICY: tuple[tuple[str, Callable[[Candidate], str]], ...] = (
 )
 """What is checked, in this order: what costs nothing first."""
 
+WAIVABLE = ("history", "signature", "test result")
+"""What only GitHub can say. All else is about the image itself: without it, nobody could say what was deployed."""
 
-def verified(image: ImageName, name: str, *, platforms: Sequence[str] = (), revision: str = "") -> Verified:
+
+def verified(
+    image: ImageName, name: str, *, platforms: Sequence[str] = (), revision: str = "", waive: bool = False
+) -> Verified:
     """Return what a tag or digest was verified to be; raise Failure that says why it must not be used.
 
-    It has to have `platforms`, and be of `revision` if there is one. What cannot be asked is not verified.
+    It has to have `platforms`, and be of `revision` if there is one. What cannot be asked is not verified. With
+    `waive`, what is WAIVABLE is only noted.
     """
     it = Candidate(image, name, platforms, revision)
     lines = []
@@ -337,6 +343,14 @@ def verified(image: ImageName, name: str, *, platforms: Sequence[str] = (), revi
             lines.append(Line(what, YES, answered(check, it)))
         except NotOffered as why:
             lines.append(Line(what, NOT_OFFERED, str(why)))
+        except Failure as failure:
+            if not waive:
+                raise
+            if what not in WAIVABLE:
+                raise Failure(
+                    f"{failure}; --unverified waives {', '.join(WAIVABLE)} only, and this is {what}"
+                ) from failure
+            lines.append(Line(what, WAIVED, str(failure)))
     return Verified(image, it.index.digest, it.label, it.index.platforms, tuple(lines))
 
 

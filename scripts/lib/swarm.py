@@ -96,6 +96,7 @@ class Release:
     """A version of the image that can be deployed: what was asked for, and the one digest that it is.
 
     `revision` is the commit that it was built from, "" if that is not known; `proof` is what was verified, by name.
+    `unverified` is why somebody deployed it although not everything was, "" if nobody had to.
     """
 
     version: str
@@ -103,6 +104,7 @@ class Release:
     digest: str
     revision: str
     proof: Mapping[str, str] = field(default_factory=dict)
+    unverified: str = ""
 
     @property
     def reference(self) -> str:
@@ -110,7 +112,7 @@ class Release:
 
     def __str__(self) -> str:
         known = f"revision {self.revision[:12]}, " if self.revision else ""
-        return f"{self.version} ({known}{self.digest[:19]})"
+        return f"{self.version} ({known}{self.digest[:19]}{', UNVERIFIED' if self.unverified else ''})"
 
 
 def short(image: str) -> str:

@@ -6,20 +6,26 @@ import contextlib
 import getpass
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 import redeploy
+from lib import github, names
+from lib import release as releases
 from lib.command import Failure, UsageError
+from lib.distribution import Refused
 from lib.names import ImageName, checked_out
 from lib.record import Record, Unfinished
 from lib.service import Service
 from lib.settings import Wanted
 from lib.swarm import Release
-from support.hub import Hub, honest
+from support.hub import MANIFEST, REVISION, Hub, Image, honest
 from support.programs import Programs
-from support.swarm_answers import COMMIT, NEW, OLD, record, release
+from support.swarm_answers import COMMIT, NEW, OLD, deployed, record, release, service
+
+STAND_IN = honest("e" * 40, **{"onedigest.stand-in": "true"})
 
 
 @pytest.mark.parametrize(
@@ -117,6 +123,139 @@ def test_a_version_is_verified_and_becomes_a_digest(hub: Hub) -> None:
     assert redeploy.verified(name, digest, []).digest == digest
     with pytest.raises(Failure, match=rf"^{name}:1\.0\.0 has no image for linux/arm64, which is needed here"):
         redeploy.verified(name, "1.0.0", ["linux/arm64"])
+
+
+# Without proof.
+
+REASON = "GitHub is down, and the page shows other people's orders"
+
+
+@pytest.mark.parametrize(
+    ("reason", "version", "run", "says"),
+    [
+        (REASON, NEW, "true", "--unverified is not for workflows"),
+        ("", NEW, "", "--unverified is '', which is not a reason"),
+        ("urgent", NEW, "", "--unverified is 'urgent', which is not a reason"),
+        ("  urgent      ", NEW, "", "is not a reason that others will understand"),
+        ("x" * 201, NEW, "", "one line of 10 to 200 printable characters"),
+        ("one line\nand another", NEW, "", "is not a reason"),
+        ("in red: \x1b[31m, for ever", NEW, "", "is not a reason"),
+        ("right to left: \u202e evil", NEW, "", "is not a reason"),
+        (REASON, "1.0.0", "", "--unverified takes a digest, and '1.0.0' is not one"),
+        (REASON, "latest", "", "whoever can write to the registry can move a tag"),
+        (REASON, "previous", "", "--unverified takes a digest"),
+        (REASON, "", "", "--unverified takes a digest"),
+    ],
+)
+def test_when_a_proof_is_not_waived(
+    docker: Programs, env: pytest.MonkeyPatch, reason: str, version: str, run: str, says: str
+) -> None:
+    """In a workflow, without a reason, or for what is not a digest: before anything is asked or touched."""
+    env.setenv("GITHUB_ACTIONS", run)
+
+    with pytest.raises(UsageError, match=says) as caught:
+        redeploy.main([*([version] if version else ["--status"]), "--unverified", reason])
+
+    assert "\n" not in str(caught.value)
+    assert docker.calls == []
+
+
+@pytest.fixture
+def elsewhere(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> ImageName:
+    """An image of a repository on GitHub, where nobody answers."""
+    monkeypatch.setattr(names, "LOCAL_HOSTS", ())
+    monkeypatch.setattr(releases, "in_main", lambda *_: False)
+    monkeypatch.setenv("GITHUB_REPOSITORY", "octo/hello")
+    monkeypatch.setattr(github, "gh", lambda *_: (_ for _ in ()).throw(Refused("HTTP 503")))
+    return ImageName(hub.host, "me", "hello")
+
+
+def test_what_github_says_can_be_waived(hub: Hub, elsewhere: ImageName, capsys: pytest.CaptureFixture[str]) -> None:
+    """By whom and why is said, and what is missing; the release is marked in every later sentence about it."""
+    commit = "e" * 40
+    digest = hub.put("x", honest(commit))
+    with pytest.raises(Failure, match="which is not a commit in the history of main"):
+        redeploy.verified(elsewhere, digest, ())
+
+    found = redeploy.verified(elsewhere, digest, (), REASON)
+
+    assert (found.digest, found.revision, found.unverified) == (digest, commit, REASON)
+    assert str(found).endswith(", UNVERIFIED)")
+    assert [name for name, said in found.proof.items() if said.startswith("waived: ")] == list(releases.WAIVABLE)
+    said = capsys.readouterr().err
+    assert f"UNVERIFIED: {redeploy.user()} takes the responsibility, because: {REASON}\n" in said
+    for name in releases.WAIVABLE:
+        assert f"UNVERIFIED: {name}: {elsewhere}@{digest} " in said
+
+
+@pytest.mark.parametrize(
+    ("make", "check"),
+    [
+        (lambda image: image.content.update(mediaType=MANIFEST), "image index"),
+        (lambda image: image.entries.append(image.platform("linux/amd64", {REVISION: "e" * 40})), "platforms"),
+        (lambda image: image.entries.pop(), "provenance"),
+        (lambda image: image.entries.__setitem__(slice(None), honest("main").entries), "revision"),
+        (lambda image: image.entries.__setitem__(slice(None), STAND_IN.entries), "official base"),
+    ],
+)
+def test_what_the_image_is_cannot_be_waived(
+    hub: Hub, elsewhere: ImageName, make: Callable[[Image], object], check: str
+) -> None:
+    """A complete image of one commit, with provenance and an official base; and it has to be in the registry."""
+    for known in (honest("main"), STAND_IN):
+        hub.put("known", known)
+    image = honest("e" * 40)
+    make(image)
+    digest = hub.put("x", image)
+
+    with pytest.raises(
+        Failure, match=f"; --unverified waives history, signature, test result only, and this is {check}$"
+    ):
+        redeploy.verified(elsewhere, digest, (), REASON)
+    with pytest.raises(Failure, match="there is no "):
+        redeploy.verified(elsewhere, f"sha256:{'0' * 64}", (), REASON)
+
+
+def test_a_reason_that_was_not_needed(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    """If everything is proven, or not offered here, nothing is marked."""
+    digest = hub.put("x", honest(checked_out().sha))
+
+    found = redeploy.verified(ImageName(hub.host, "me", "hello"), digest, (), REASON)
+
+    assert (found.unverified, "UNVERIFIED" in str(found)) == ("", False)
+    assert "--unverified was not needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [("", REASON, 1), (REASON, "", 1), (REASON, REASON, 0)])
+def test_the_record_keeps_the_reason(monkeypatch: pytest.MonkeyPatch, before: str, after: str, kept: int) -> None:
+    """Of the same digest, too: whether it is unverified is part of what was deployed, and ends when it is proven."""
+    steps = Steps(monkeypatch)
+    first = record(1, "1", NEW, None)
+    monkeypatch.setattr(
+        redeploy, "history", lambda _: [replace(first, release=replace(first.release, unverified=before))]
+    )
+    monkeypatch.setattr(redeploy.Job, "find", lambda _, version: replace(release(version, NEW), unverified=after))
+
+    redeploy.redeploy(steps.job)
+
+    assert [each.release.unverified for each in steps.records] == [after] * kept
+
+
+@pytest.mark.usefixtures("env")
+def test_the_status_says_what_is_unverified(
+    docker: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the reason, for as long as it serves, and in the line of the version before."""
+    deployed(docker, service(NEW)).answer("docker info", MANAGER)
+    bad = replace(record(2, "2", NEW, 1), release=replace(release("2", NEW), unverified=REASON))
+    monkeypatch.setattr(redeploy, "history", lambda _: [record(1, "1", OLD, None), bad])
+    monkeypatch.setattr(redeploy, "answer", lambda _: "status 200")
+
+    assert redeploy.main(["--status"]) == 0
+
+    printed = capsys.readouterr().out
+    assert f"{NEW[:19]}, UNVERIFIED), 2026" in printed
+    assert f"\nUNVERIFIED: {REASON}\n" in printed
 
 
 @pytest.mark.parametrize(

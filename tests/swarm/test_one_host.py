@@ -66,6 +66,23 @@ def test_what_does_not_exist(at_first: Host) -> None:
     assert at_first.own.docker("service", "ls", "--format", "{{.Name}} {{.Image}}") == before
 
 
+def test_a_version_without_proof(at_first: Host) -> None:
+    """It is refused, unless somebody says why; then it serves, --status says so, and `previous` leaves it."""
+    host = at_first
+    commit = "e" * 40  # which is nowhere
+    host.publish("unproven", commit)
+    digest, reason = host.digest("unproven"), "the fix for the orders is not merged yet"
+    done = host.redeploy(digest)
+    assert (done.returncode, host.serving()) == (1, host.commits[1])
+    done = host.redeploy(digest, "--unverified", reason)
+    assert (done.returncode, host.serving()) == (0, commit), done.stderr
+    assert f"because: {reason}" in done.stderr
+    assert f"\nUNVERIFIED: {reason}\n" in host.redeploy("--status").stdout
+    back = host.redeploy("previous")
+    assert (back.returncode, host.serving()) == (0, host.commits[1]), back.stderr
+    assert "UNVERIFIED: " not in host.redeploy("--status").stdout
+
+
 def test_a_killed_container(at_first: Host) -> None:
     """A replica that is killed is replaced; visitors go to the other one."""
     host = at_first

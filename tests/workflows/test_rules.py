@@ -337,6 +337,16 @@ def test_one_job_gates_the_branch() -> None:
         assert f"{may_be_skipped} && 'as-planned'" in results
 
 
+def test_no_run_deploys_what_is_not_verified() -> None:
+    """A proof is waived by a person, on a machine of their own: scripts/redeploy.py refuses it in a workflow, too.
+
+    The version that somebody types into a form comes after `--`, so it cannot be an option.
+    """
+    assert not any("--unverified" in line for _, line in lines())
+    (redeploy,) = (command for _, command in RUNS if "scripts/redeploy.py" in command)
+    assert redeploy.endswith(' -- "$VERSION"')
+
+
 def test_failures_are_failures() -> None:
     """No step and no job may fail unseen."""
     assert not any("continue-on-error" in step for _, step in STEPS)
