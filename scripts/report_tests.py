@@ -12,6 +12,8 @@ passed. The statement is in-toto's test result; the fields beside its own are
   checks     what was done, in order: name, job, seconds
 
 https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md
+
+Hands on the digest of each platform's image, as linux-amd64 and linux-arm64.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from hand_over import TAKEN, TESTED, Archive
-from lib.command import STATE, Failure, UsageError, parser, say, start
+from lib.command import STATE, Failure, UsageError, parser, say, set_output, start
 from lib.github import WORKFLOW
 from lib.names import Commit, checked_out
 from lib.release import SMOKE_TEST
@@ -90,6 +92,8 @@ def main(argv: Sequence[str]) -> int:
     STATE.mkdir(exist_ok=True)
     file = STATE / "test-result.json"
     file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    for platform, digest in index.platforms.items():
+        set_output(platform.replace("/", "-"), digest)
     say(f"{index.digest} passed {len(content['passedTests'])} checks on {', '.join(index.platforms)}")
     print(file)
     return 0

@@ -104,7 +104,10 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(report_tests, name, value)
     monkeypatch.setenv("GITHUB_RUN_ID", "7")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     monkeypatch.setenv("NEEDS", json.dumps({job: {"result": result, "outputs": {}} for job, result in JOBS.items()}))
     assert report_tests.main([]) == 0
     stated = json.loads((tmp_path / "test-result.json").read_text("utf-8"))
     assert stated == report_tests.predicate(COMMIT, PLATFORMS, CHECKS, JOBS, RUN)
+    outputs = dict(line.split("=") for line in (tmp_path / "output").read_text("utf-8").splitlines())
+    assert outputs == {platform.replace("/", "-"): digest for platform, digest in PLATFORMS.items()}

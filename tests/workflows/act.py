@@ -54,6 +54,7 @@ RED = {**GREEN, "image": "failure", "required": "failure"}
 PUBLISHED = {**GREEN, "publish": "success"}
 NOT_PUBLISHED = {**GREEN, "publish": "failure", "required": "failure"}
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+BILL = "https://cyclonedx.org/bom"
 NOT_HANDED_ON = ("GITHUB_", "DOCKERHUB_", "COVERAGE_")  # what the scripts do is counted where they are tested alone
 
 # The project's own checks contain these scenarios. A scenario's repository has this instead: its own tests, if any.
@@ -254,8 +255,13 @@ class Scenario:
 
     @property
     def attested(self) -> list[str]:
-        """What was attested, as name@digest, once for each statement."""
-        return [f"{statement['name']}@{statement['digest']}" for statement in self.attestations]
+        """What was attested, as name@digest, once for each statement but those about a platform's packages."""
+        return [f"{each['name']}@{each['digest']}" for each in self.attestations if each["type"] != BILL]
+
+    @property
+    def bills(self) -> dict[str, Any]:
+        """The bills of materials that were attested, by the digest of their platform's image."""
+        return {each["digest"]: each["predicate"] for each in self.attestations if each["type"] == BILL}
 
 
 @contextlib.contextmanager

@@ -14,10 +14,12 @@ def test_first_push_to_main(scenario: Scenario) -> None:
     assert scenario.tags == {scenario.sha, "edge"}
     assert scenario.digest("edge") == digest
     assert scenario.attested == [f"{scenario.image}@{digest}"] * 2
-    tested = scenario.attestations[1]
+    tested = scenario.attestations[-1]
     assert (tested["type"], tested["predicate"]["result"]) == (TEST_RESULT, "PASSED")
     assert tested["predicate"]["commit"] == scenario.sha
     assert list(tested["predicate"]["platforms"]) == ["linux/amd64", "linux/arm64"]
+    bills = {digest: bill["metadata"]["properties"][0]["value"] for digest, bill in scenario.bills.items()}
+    assert bills == {digest: platform for platform, digest in tested["predicate"]["platforms"].items()}
     assert "Attested: how it was built, and that it passed its tests" in run.summary
     assert f"Digest: `{digest}`" in run.summary
     assert f"docker pull {scenario.image}@{digest}" in run.summary
@@ -139,7 +141,10 @@ def test_private_repository(scenario: Scenario) -> None:
     repository = {"full_name": SLUG, "name": "Hello-World", "private": True, "default_branch": "main"}
     run = scenario.run("ci.yml", payload={"repository": repository})
     assert (run.exit, run.jobs) == (0, PUBLISHED)
-    assert scenario.attested == []
+    assert scenario.attestations == []
+    assert {file.name for file in (scenario.folder / "artifacts/packages").iterdir()} == {
+        "packages-linux-amd64.cdx.json"
+    }
     assert "Recorded in a check run of the commit: GitHub attests images of public repositories only" in run.summary
     assert scenario.tags == {scenario.sha, "edge"}
     digest = scenario.digest(scenario.sha)
@@ -160,7 +165,7 @@ def test_arm64_on_a_machine_of_its_own(scenario: Scenario) -> None:
     assert (run.exit, run.jobs) == (0, {**PUBLISHED, "arm64": "success"})
     digest = scenario.digest(scenario.sha)
     assert scenario.attested == [f"{scenario.image}@{digest}"] * 2
-    checks = {check["name"]: check["job"] for check in scenario.attestations[1]["predicate"]["checks"]}
+    checks = {check["name"]: check["job"] for check in scenario.attestations[-1]["predicate"]["checks"]}
     assert (checks["Smoke-test linux/amd64"], checks["Smoke-test linux/arm64"]) == ("image", "arm64")
 
 

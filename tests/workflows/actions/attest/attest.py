@@ -8,11 +8,17 @@ import sys
 folder = pathlib.Path(os.environ["SCENARIO_FOLDER"])
 if (folder / "attest-fails").exists():
     sys.exit("Error: failed to fetch a signing certificate: 503")
-file = os.environ["FILE"]
+kind, file = os.environ["TYPE"], os.environ["FILE"]
+if bill := os.environ["BILL"]:
+    # As the action looks at it: https://github.com/actions/attest/blob/main/src/sbom.ts
+    content = json.loads(pathlib.Path(bill).read_text("utf-8"))
+    if file or not all(content.get(key) for key in ("bomFormat", "serialNumber", "specVersion")):
+        sys.exit("Error: Unsupported SBOM format. Must be valid SPDX or CycloneDX JSON.")
+    kind, file = "https://cyclonedx.org/bom", bill
 statement = {
     "name": os.environ["NAME"],
     "digest": os.environ["DIGEST"],
-    "type": os.environ["TYPE"],
+    "type": kind,
     "ref": os.environ["GITHUB_REF"],
     "commit": os.environ["GITHUB_SHA"],
     "predicate": json.loads(pathlib.Path(file).read_text("utf-8")) if file else {},
