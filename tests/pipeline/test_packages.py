@@ -28,7 +28,7 @@ Multi-Arch: same
 Source: gcc-14
 Version: 14.2.0-19
 Description: GNU Standard C++ Library v3
- Version: of no package, for this line goes on
+ Version: of no package, for it stands in the description
 """
 TAR = "Package: tar\nStatus: install ok installed\nArchitecture: arm64\nVersion: 1:1.35+dfsg-3.1~a\n"
 GONE = "Package: gone\nStatus: deinstall ok config-files\nArchitecture: arm64\nVersion: 1\n"
