@@ -34,6 +34,7 @@ import re
 import socket
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,20 +245,24 @@ class Job:
         found = settings(self.stack, self.service, self.wanted, running, rehearsal=self.rehearsing)
         deploy_command(found)
         edge = running.get("edge")
-        if found.domain and not (edge and edge.environment.get("SITE") == found.domain):
-            look_up(found.domain, needed=not self.wanted.url)
+        if self.wanted.url and (problem := unresolved(urllib.parse.urlsplit(self.wanted.url).hostname or "")):
+            raise UsageError(f"DEPLOY_URL is {self.wanted.url!r}, whose host {problem}; set it to where the page is")
+        serves = edge is not None and edge.environment.get("SITE") == found.domain
+        if found.domain and not serves and (problem := unresolved(found.domain)):
+            sentence = f"DOMAIN is {found.domain!r}, which {problem}; point it at the host first"
+            if not self.wanted.url:
+                raise UsageError(sentence)
+            say(f"warning: {sentence}")
         return found
 
 
-def look_up(domain: str, *, needed: bool) -> None:
-    """Raise UsageError if a name does not resolve; only say so if the page is asked for elsewhere."""
+def unresolved(name: str) -> str:
+    """Return in words why a name does not resolve, "" if it does."""
     try:
-        socket.getaddrinfo(domain, 443)
+        socket.getaddrinfo(name, 443)
     except OSError as error:
-        sentence = f"DOMAIN is {domain!r}, which does not resolve ({error.strerror}); point it at the host first"
-        if needed:
-            raise UsageError(sentence) from error
-        say(f"warning: {sentence}")
+        return f"does not resolve ({error.strerror})"
+    return ""
 
 
 def redeploy(job: Job) -> None:

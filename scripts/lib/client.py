@@ -48,9 +48,14 @@ def ask(
     The question has a thread of its own, because neither looking up a name nor reading the headers has a deadline: a
     socket's time-out begins again with every byte.
     """
-    parts = urllib.parse.urlsplit(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+        port = parts.port
+    except ValueError as error:
+        raise Failure(f"{address!r} is not an address: {error}") from error
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    link = kind(parts.hostname or "localhost", parts.port)
+    # With a port, always: otherwise http.client takes the end of an IPv6 address for one.
+    link = kind(parts.hostname or "localhost", port or kind.default_port)
     path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
     found: list[Answer | Exception] = []
     sockets: list[socket.socket] = []

@@ -30,8 +30,11 @@ SEMVER = re.compile(
     rf"(?:-(?P<pre>{IDENTIFIER}(?:\.{IDENTIFIER})*))?"
 )
 
+LONGEST = 255  # characters of a name without its tag: github.com/distribution/reference, NameTotalLengthMax
+
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
+HUB_PAGES = ("docker.com", "hub.docker.com", "registry.hub.docker.com")  # its pages, which are taken for it
 
 PIPELINE = "onedigest"
 """What labels, paths and objects of the pipeline are named after: it stays when the service is renamed."""
@@ -83,7 +86,9 @@ def image_name(env: Mapping[str, str], repository: str) -> ImageName:
     registry = env.get("REGISTRY", "").removesuffix("/")
     if registry in HUB_NAMES:
         registry = ""
-    if registry and not (HOST.fullmatch(registry) and is_host(registry)):
+    if registry.lower() in (*HUB_NAMES, *HUB_PAGES):
+        raise UsageError(f"REGISTRY is {registry!r}; for Docker Hub, do not set it")
+    if registry and not (is_registry(registry) and is_host(registry)):
         raise UsageError(f"REGISTRY is {registry!r}, which is not a host name such as ghcr.io or localhost:5000")
     name = env.get("IMAGE_REPOSITORY", "") or re.sub(r"[^a-z0-9._-]+", "-", repository.lower())
     if not COMPONENT.fullmatch(name):
@@ -92,7 +97,13 @@ def image_name(env: Mapping[str, str], repository: str) -> ImageName:
             " is not an image name: lower-case letters and digits, with single . _ or - between them;"
             " set IMAGE_REPOSITORY"
         )
-    return ImageName(registry, namespace, name)
+    image = ImageName(registry, namespace, name)
+    if len(str(image)) > LONGEST:
+        longest = max((variable, "IMAGE_REPOSITORY", "REGISTRY"), key=lambda one: len(env.get(one, "")))
+        raise UsageError(
+            f"{image} has {len(str(image))} characters, and an image's name at most {LONGEST}; set {longest}"
+        )
+    return image
 
 
 def parse_reference(text: str) -> tuple[ImageName, str]:
@@ -108,7 +119,8 @@ def parse_reference(text: str) -> tuple[ImageName, str]:
     namespace, _, repository = path.rpartition("/")
     registry = "" if host in HUB_NAMES else host
     if (
-        (registry and not HOST.fullmatch(registry))
+        (registry and not is_registry(registry))
+        or len(name) > LONGEST
         or not all(COMPONENT.fullmatch(part) for part in path.split("/"))
         or ("@" in text and not DIGEST.fullmatch(digest))
         or (":" in rest and not TAG.fullmatch(tag))
@@ -123,6 +135,14 @@ def parse_reference(text: str) -> tuple[ImageName, str]:
 def is_host(text: str) -> bool:
     """Whether a reference's first component names a registry: a dot, a port, or localhost."""
     return "." in text or ":" in text or text == "localhost"
+
+
+def is_registry(text: str) -> bool:
+    """Whether a text has the form of a registry's host, with a port that there can be: RFC 1035, 2.3.4."""
+    name, _, port = text.partition(":")
+    return (
+        bool(HOST.fullmatch(text)) and 0 < int(port or 443) < 65536 and all(len(part) < 64 for part in name.split("."))
+    )
 
 
 def check_tag(tag: str) -> str:
@@ -237,14 +257,16 @@ def checked_out(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Commi
 
 def repository_name(remote: str) -> str:
     """Return the last part of a remote's address without .git, or "" if that is not a name, as in `..`."""
-    name = urllib.parse.unquote(re.split(r"[/:]", remote.rstrip("/"))[-1].removesuffix(".git"))
+    name = urllib.parse.unquote(re.split(r"[/:\\]", remote.rstrip("/\\"))[-1].removesuffix(".git"))
     return "" if name in (".", "..") else name
 
 
 def public_url(remote: str) -> str:
     """Return a remote's address as a web page's, without any user or password, or ""."""
+    # Up to the last @ before the path: a password may have one in it.
     match = re.fullmatch(
-        r"(?:https?://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|[^@/:]+@)([^/:]+)(?::[0-9]+)?[:/](.+?)(?:\.git)?/?", remote
+        r"(?:(?i:https?|ssh)://(?:[^/]*@)?|[^/:]+@)(\[[0-9A-Fa-f:.]+\]|[^/:@\[\]]+)(?::[0-9]+)?[:/](.+?)(?:\.git)?/?",
+        remote,
     )
     if not match:
         return ""

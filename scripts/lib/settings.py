@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import ipaddress
 import json
 import re
 import urllib.parse
@@ -27,7 +29,8 @@ LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = re.compile(rf"(?=.{{1,253}}$)(?:{LABEL}\.)+[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])")
 HOST_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 URL = re.compile(
-    rf"https?://(?:{HOST_PART}(?:\.{HOST_PART})*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?(?:/[!-~]*)?"
+    rf"https?://(?:(?P<name>{HOST_PART}(?:\.{HOST_PART})*)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?"
+    r"(?:/[!-~]*)?"
 )
 SECRETS = "SERVICE_SECRETS"
 
@@ -44,6 +47,18 @@ class Wanted:
     """The values of the service's secrets by their names; "" for `none`."""
 
 
+def is_address(url: str) -> bool:
+    """Whether a page can be asked for at an address: RFC 3986, 3.2, and for a name's length RFC 1035, 2.3.4."""
+    match = URL.fullmatch(url)
+    if not match or not 0 < int(match["port"] or 80) < 65536:
+        return False
+    if match["ipv6"] is None:
+        return len(match["name"]) <= 253 and all(len(label) <= 63 for label in match["name"].split("."))
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.IPv6Address(match["ipv6"]))
+    return False
+
+
 def number(variable: str, value: str, low: int, high: int) -> int:
     """Return a whole number from the environment, or raise UsageError that names the variable."""
     if not re.fullmatch(r"[0-9]{1,6}", value) or not low <= int(value) <= high:
@@ -54,19 +69,20 @@ def number(variable: str, value: str, low: int, high: int) -> int:
 def wanted(env: Mapping[str, str], service: Service, *, rehearsal: bool = False) -> Wanted:
     """Return what the environment says, or raise UsageError that names the first variable with a bad value.
 
-    A rehearsal asks for no certificate and gets the values for tests: the real ones are for the real host.
+    A rehearsal asks for no certificate, gets the values for tests and looks at its own page: the real ones are for the
+    real host.
     """
     domain, url = env.get("DOMAIN", ""), env.get("DEPLOY_URL", "")
     port, replicas = env.get("EDGE_PORT", ""), env.get("REPLICAS", "")
     if domain not in ("", NONE) and not DOMAIN.fullmatch(domain):
         raise UsageError(f"DOMAIN is {domain!r}, which is not a name such as hello.example.org")
-    if url and not ((match := URL.fullmatch(url)) and 0 < int(match["port"] or 80) < 65536):
+    if url and not is_address(url):
         raise UsageError(f"DEPLOY_URL is {url!r}, which is not an address such as https://hello.example.org/")
     return Wanted(
         domain=None if not domain or rehearsal else "" if domain == NONE else domain,
         port=None if not port else 0 if port == NONE else number("EDGE_PORT", port, 1, 65535),
         replicas=None if not replicas else 0 if replicas == NONE else number("REPLICAS", replicas, 1, 100),
-        url=url,
+        url="" if rehearsal else url,
         secrets={} if rehearsal else given_secrets(env, service),
     )
 

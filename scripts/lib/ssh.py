@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from lib.command import Failure, UsageError, last_line, run
 
 DEPLOY_USER = "deploy"
 TARGET = re.compile(
-    r"(?:(?P<user>[a-z_][a-z0-9_-]{0,31})@)?"
+    r"(?:(?P<user>[A-Za-z_][A-Za-z0-9_.-]{0,31})@)?"
     r"(?:(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)|\[(?P<ipv6>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])"
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -92,7 +93,19 @@ def host_of(address: str) -> str:
 def is_far(address: str) -> bool:
     """Whether an engine is on another machine; one over SSH is, and one on a loopback address is not."""
     host = host_of(address)
-    return bool(host) and (address.startswith("ssh:") or not re.fullmatch(r"localhost|127(\.\d+){3}|::1", host))
+    return bool(host) and (address.startswith("ssh:") or not is_here(host))
+
+
+def is_here(host: str) -> bool:
+    """Whether a name or an address means the machine that asks, whichever machine that is."""
+    if host.rstrip(".") == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
 
 
 def ssh_options(key: Path | None, known_hosts: Path | None, control: Path) -> list[str]:

@@ -66,6 +66,38 @@ def test_what_is_not_an_answer(text: bytes, sentence: str) -> None:
         ask(address)
 
 
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("http://[::1]/", "::1", 80),
+        ("http://[::1]", "::1", 80),
+        ("https://[::ffff:10.0.0.2]/", "::ffff:10.0.0.2", 443),
+        ("http://[fd00::2]:4000/", "fd00::2", 4000),
+        ("http://hello.example.org/", "hello.example.org", 80),
+        ("https://hello.example.org", "hello.example.org", 443),
+    ],
+)
+def test_who_is_asked(monkeypatch: pytest.MonkeyPatch, address: str, host: str, port: int) -> None:
+    """The host and the port of the address; without one, the scheme's, whatever the host looks like."""
+    asked = []
+
+    def connect(where: tuple[str, int], *_: object) -> socket.socket:
+        asked.append(where)
+        raise OSError("not now")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(Failure, match="not now"):
+        ask(address)
+    assert asked == [(host, port)]
+
+
+@pytest.mark.parametrize("address", ["http://[::1/", "http://localhost:99999/", "http://localhost:x/"])
+def test_what_is_not_an_address(address: str) -> None:
+    """It is quoted, and nobody is asked."""
+    with pytest.raises(Failure, match="is not an address"):
+        ask(address)
+
+
 def test_nobody_listens() -> None:
     """Neither is there an answer."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

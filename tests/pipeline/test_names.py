@@ -71,6 +71,11 @@ def test_image_name(env: dict[str, str], repository: str, expected: str) -> None
         ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "https://ghcr.io"}, "REGISTRY", "'https://ghcr.io'"),
         ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "registry"}, "REGISTRY", "'registry'"),
         ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "a.b/c"}, "REGISTRY", "'a.b/c'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "localhost:99999"}, "REGISTRY", "'localhost:99999'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "localhost:0"}, "REGISTRY", "'localhost:0'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": f"{'a' * 64}.io"}, "REGISTRY", f"'{'a' * 64}.io'"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "Docker.io"}, "REGISTRY", "'Docker.io'; for Docker Hub"),
+        ({"DOCKERHUB_USERNAME": "me", "REGISTRY": "hub.docker.com"}, "REGISTRY", "'hub.docker.com'; for Docker Hub"),
     ],
 )
 def test_a_wrong_variable_is_named_with_its_value(env: dict[str, str], variable: str, value: str) -> None:
@@ -78,6 +83,16 @@ def test_a_wrong_variable_is_named_with_its_value(env: dict[str, str], variable:
     with pytest.raises(UsageError) as caught:
         image_name(env, "hello")
     assert str(caught.value).startswith(f"{variable} is {value}")
+
+
+@pytest.mark.parametrize("variable", ["DOCKERHUB_USERNAME", "IMAGE_NAMESPACE", "IMAGE_REPOSITORY"])
+def test_a_name_that_is_too_long(variable: str) -> None:
+    """An image's name has at most 255 characters; the sentence says which variable to change."""
+    env = {"DOCKERHUB_USERNAME": "me", "REGISTRY": "ghcr.io"}
+    rest = len(str(image_name({**env, variable: "a"}, "hello"))) - 1
+    assert len(str(image_name({**env, variable: "a" * (255 - rest)}, "hello"))) == 255
+    with pytest.raises(UsageError, match=f"has 256 characters, .* at most 255; set {variable}$"):
+        image_name({**env, variable: "a" * (256 - rest)}, "hello")
 
 
 def test_a_repository_that_names_no_image_says_what_to_set() -> None:
@@ -179,6 +194,13 @@ def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
         ("git@ssh.dev.azure.com:v3/org/My%20P/My%20R", "My R", "https://dev.azure.com/org/My%20P/_git/My%20R"),
         ("https://org@dev.azure.com/org/p/_git/Hello", "Hello", "https://dev.azure.com/org/p/_git/Hello"),
         ("git@example.com:v3/a/b/c", "c", "https://example.com/v3/a/b/c"),
+        ("https://me:se@cret@github.com/me/hello", "hello", "https://github.com/me/hello"),
+        ("ssh://me:se@cret@github.com/me/hello", "hello", "https://github.com/me/hello"),
+        ("HTTPS://GitHub.com/me/hello", "hello", "https://GitHub.com/me/hello"),
+        ("git@[fd00::2]:me/hello.git", "hello", "https://[fd00::2]/me/hello"),
+        ("https://[fd00::2]:8443/me/hello", "hello", "https://[fd00::2]/me/hello"),
+        ("ssh://git@[fd00::2]:22/me/hello", "hello", "https://[fd00::2]/me/hello"),
+        (r"C:\src\hello", "hello", ""),
         (".", "", ""),
         ("../", "", ""),
         ("", "", ""),
@@ -278,7 +300,10 @@ def test_references(text: str, image: ImageName, name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Me/hello", "me/hello:", "me/hello@", "me/hello@sha256:1", "me//hello", "a b", "-x", "me/hello:1:2", "/"],
+    [
+        *("", "Me/hello", "me/hello:", "me/hello@", "me/hello@sha256:1", "me//hello", "a b", "-x", "me/hello:1:2", "/"),
+        *("localhost:99999/me/hello", "localhost:0/me/hello", f"me/{'a' * 253}"),
+    ],
 )
 def test_what_is_not_a_reference(text: str) -> None:
     """One sentence with an example."""

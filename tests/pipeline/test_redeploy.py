@@ -19,7 +19,7 @@ from lib.distribution import Refused
 from lib.names import ImageName, checked_out
 from lib.record import Record, Unfinished
 from lib.service import Service
-from lib.settings import Wanted
+from lib.settings import Wanted, wanted
 from lib.swarm import Release
 from support.hub import MANIFEST, REVISION, Hub, Image, honest
 from support.programs import Programs
@@ -400,11 +400,22 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert redeploy.user() == "octo"
 
 
-def test_a_domain_is_looked_up_first() -> None:
-    """A mistyped one is refused before the edge is asked to get a certificate for it."""
-    with pytest.raises(UsageError, match=r"DOMAIN is 'nobody\.invalid', which does not resolve"):
-        redeploy.look_up("nobody.invalid", needed=True)
-    redeploy.look_up("nobody.invalid", needed=False)
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ({"DOMAIN": "nobody.invalid"}, r"DOMAIN is 'nobody\.invalid', which does not resolve"),
+        ({"DEPLOY_URL": "https://nobody.invalid/"}, r"DEPLOY_URL is 'https://nobody\.invalid/', whose host does not"),
+        ({"DOMAIN": "nobody.invalid", "DEPLOY_URL": "http://127.0.0.1/"}, ""),
+        ({"DEPLOY_URL": "http://[::1]/"}, ""),
+    ],
+)
+def test_names_are_looked_up_first(env: dict[str, str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped one is refused before anything changes; a domain may follow if the page is asked for elsewhere."""
+    hello = Service("hello", ("hello",))
+    job = redeploy.Job("hello", ImageName("", "me", "hello"), "1", hello, wanted(env, hello))
+    with pytest.raises(UsageError, match=sentence) if sentence else contextlib.nullcontext():
+        job.settings({})
+    assert ("warning: DOMAIN" in capsys.readouterr().err) is (not sentence and "DOMAIN" in env)
 
 
 # Whatever happens after the first change.

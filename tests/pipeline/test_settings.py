@@ -119,10 +119,13 @@ def test_what_the_swarm_remembers_can_be_unset(env: dict[str, str], expected: tu
 def test_a_rehearsal_asks_for_no_certificate_and_gets_the_values_for_tests() -> None:
     """DOMAIN and real secrets are for the real host."""
     env = {"DOMAIN": "a.example.org", "REDIS_URL": "redis://elsewhere", "SECRET_KEY": "real"}
+    env["DEPLOY_URL"] = "https://a.example.org/"
     service = replace(SHOP, backing=(REDIS,))
 
-    found = settings("hello", service, wanted(env, service, rehearsal=True), {}, rehearsal=True)
+    rehearsed = wanted(env, service, rehearsal=True)
+    found = settings("hello", service, rehearsed, {}, rehearsal=True)
 
+    assert url(found, rehearsed, "") == "http://127.0.0.1:8080/shop"
     assert (found.domain, found.own, found.values) == ("", (REDIS,), {"SECRET_KEY": "only-for-tests"})
 
 
@@ -161,6 +164,12 @@ def test_a_rehearsal_asks_for_no_certificate_and_gets_the_values_for_tests() -> 
         ("DEPLOY_URL", "a.example.org"),
         ("DEPLOY_URL", "ftp://a.example.org/"),
         ("DEPLOY_URL", "http://é.example.org/"),
+        ("DEPLOY_URL", "http://[1:2:3:4:5:6:7:8:9]/"),
+        ("DEPLOY_URL", "http://[:::]/"),
+        ("DEPLOY_URL", "http://[10.0.0.2]/"),
+        ("DEPLOY_URL", "http://[...]:4000/"),
+        ("DEPLOY_URL", f"http://{'a' * 64}.example.org/"),
+        ("DEPLOY_URL", f"http://{'.'.join(['a' * 60] * 5)}/"),
     ],
 )
 def test_a_bad_setting_is_named(variable: str, value: str) -> None:
@@ -180,6 +189,9 @@ def test_a_bad_setting_is_named(variable: str, value: str) -> None:
         "http://127.0.0.1:4000/",
         "http://[fd00::2]:4000/shop?a=b",
         "http://my_host:80/",
+        "http://[::1]",
+        "http://[::ffff:10.0.0.2]/",
+        f"http://{'a' * 63}.example.org/",
     ],
 )
 def test_an_address_of_the_page(value: str) -> None:

@@ -37,6 +37,7 @@ from support.programs import Programs
         ("hello:2222", Target("", "hello", 2222)),
         ("me@[fd00::2]", Target("me", "fd00::2")),
         ("[::ffff:10.0.0.1]:22", Target("", "::ffff:10.0.0.1", 22)),
+        ("First.Last@hello", Target("First.Last", "hello")),
     ],
 )
 def test_a_host_has_a_name_and_perhaps_a_user_and_a_port(text: str, target: Target) -> None:
@@ -111,6 +112,12 @@ def test_a_host_without_its_key_is_refused() -> None:
         ("ssh://me@[fd00::2]", "fd00::2", True),
         ("ssh://me@[fd00::2]:2222", "fd00::2", True),
         ("ssh://localhost", "localhost", True),
+        ("tcp://[::ffff:127.0.0.1]:2375", "::ffff:127.0.0.1", False),
+        ("tcp://[::ffff:10.0.0.1]:2375", "::ffff:10.0.0.1", True),
+        ("tcp://0.0.0.0:2375", "0.0.0.0", False),  # noqa: S104
+        ("tcp://[::]:2375", "::", False),
+        ("tcp://localhost.:2375", "localhost.", False),
+        ("tcp://127.example.org:2375", "127.example.org", True),
     ],
 )
 def test_where_an_engine_is(address: str, host: str, far: bool) -> None:
