@@ -13,6 +13,7 @@ template's, which ran them; --pipeline runs them in any case.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -138,6 +139,11 @@ def pytest_commands(python: Path, *, pipeline: bool, full: bool, required: bool)
     return commands
 
 
+def venv_package() -> tuple[str, ...]:
+    """Return what a virtual environment needs on Debian and Ubuntu, whose Python leaves it out; () if it is here."""
+    return () if importlib.util.find_spec("ensurepip") else (f"python3.{sys.version_info.minor}-venv",)
+
+
 def make_environment(folder: Path, python: str = "") -> Path:
     """Return the folder of programs of an up-to-date virtual environment.
 
@@ -190,7 +196,7 @@ def main(argv: Sequence[str]) -> int:
     if options.python:
         if options.setup:
             with stage("Set up test programs"):
-                apt.install(SERVICE_PACKAGES)
+                apt.install((*SERVICE_PACKAGES, *venv_package()))
         with stage(f"Make environment for Python {options.python}"):
             bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
         failed: list[str] = []
@@ -201,7 +207,8 @@ def main(argv: Sequence[str]) -> int:
         with stage(f"Set up {'engine and ' if pipeline else ''}test programs"):
             if pipeline:
                 engine.setup(offline=False, platforms=service.load(ROOT).platforms)
-            apt.install(TEST_PACKAGES if pipeline else SERVICE_PACKAGES, if_available=BROWSER_PACKAGES)
+            packages = TEST_PACKAGES if pipeline else SERVICE_PACKAGES
+            apt.install((*packages, *venv_package()), if_available=BROWSER_PACKAGES)
     with stage("Make environment"):
         bin_ = make_environment(ROOT / ".venv")
     failed = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,19 @@ def test_a_python_without_venv(project: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(Failure, match=r"environment: ensurepip is not available; on Debian, install python3-venv"):
         check.make_environment(tmp_path / "venv")
+
+
+@pytest.mark.parametrize("arguments", [["--setup"], ["--setup", "--python", "3.13"]])
+def test_set_up_brings_what_a_virtual_environment_needs(
+    arguments: list[str], tools: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's Python leaves it out; a bare machine is to need nothing beyond Python and Git."""
+    done: list[Sequence[str]] = []
+    monkeypatch.setitem(sys.modules, "ensurepip", None)  # cannot be imported
+    monkeypatch.setattr(engine, "setup", lambda **_: None)
+    monkeypatch.setattr(apt, "install", lambda names, **_: done.append(names))
+    assert check.main(arguments) == 0
+    assert [names[-1] for names in done] == [f"python3.{sys.version_info.minor}-venv"]
 
 
 @pytest.fixture
