@@ -70,7 +70,7 @@ class Denied(Exception):
 
 
 def ask(image: ImageName, path: str, *, method: str = "GET", accept: str = "") -> Answer | None:
-    """Ask once for `/v2/NAME/path`; None if the registry has no such thing, or does not show it to us.
+    """Ask once for `/v2/NAME/path`, or delete it; None if the registry has no such thing, or does not show it to us.
 
     Raises Refused if the registry wants other credentials, and Failure if it cannot be asked.
     """
@@ -79,7 +79,7 @@ def ask(image: ImageName, path: str, *, method: str = "GET", accept: str = "") -
     try:
         found = authorized(image, address_of(image, path), method, headers, login)
     except Denied as denied:
-        if not login.problem and denied.hidden:
+        if not login.problem and denied.hidden and method != "DELETE":
             return None
         raise Refused(f"cannot ask the registry about {image}: {login.problem or denied}") from denied
     if found is None and login.problem:
@@ -127,7 +127,7 @@ def authorized(image: ImageName, url: str, method: str, headers: Mapping[str, st
     except Denied as denied:
         if not denied.challenge:
             raise
-        authorization = answer_to(denied.challenge, image, login)
+        authorization = answer_to(denied.challenge, image, login, "pull,delete" if method == "DELETE" else "pull")
     _authorizations[str(image)] = authorization
     return attempt(authorization)
 
@@ -162,8 +162,8 @@ def get(url: str, method: str = "GET", headers: Mapping[str, str] | None = None,
         raise Failure(f"cannot read {url}: {error or type(error).__name__}") from error
 
 
-def answer_to(challenge: str, image: ImageName, login: Login) -> str:
-    """Return the Authorization header that a WWW-Authenticate header asks for.
+def answer_to(challenge: str, image: ImageName, login: Login, actions: str = "pull") -> str:
+    """Return the Authorization header that a WWW-Authenticate header asks for, with which `actions` are allowed.
 
     Raises Refused if that needs a login that is not there, and Failure if the challenge is not a known one.
     """
@@ -179,7 +179,7 @@ def answer_to(challenge: str, image: ImageName, login: Login) -> str:
         raise Failure(f"cannot ask the registry about {image}: cannot answer the challenge {challenge!r}")
     fields = {
         "service": fields.get("service", ""),
-        "scope": f"repository:{image.namespace}/{image.repository}:pull",
+        "scope": f"repository:{image.namespace}/{image.repository}:{actions}",
         # https://distribution.github.io/distribution/spec/auth/oauth/
         **({"grant_type": "refresh_token", "refresh_token": login.identity} if login.identity else {}),
     }

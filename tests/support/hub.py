@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
@@ -143,6 +144,12 @@ class Hub:
         """So many bytes of each answer do not arrive."""
         self.errors: list[int] = []
         """Statuses to answer the next requests with."""
+        self.deletes = ""
+        """What comes with a request that may delete: the token that Docker Hub's own interface gives for the login."""
+        self.delete_errors: list[int] = []
+        """Statuses to answer the next such requests with."""
+        self.referrers: bytes | None = None
+        """What it lists as belonging to any digest; None if it keeps no such list."""
         self.pages: list[tuple[object, str]] = []
         """What tags/list answers, page by page, each with the address of the next; else all that there is."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
@@ -203,14 +210,34 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             hub.requests.append(f"POST {self.path} {body}")
+            if self.path == "/v2/auth/token":  # https://docs.docker.com/reference/api/hub/latest/
+                given = json.loads(body)
+                login = base64.b64encode(f"{given['identifier']}:{given['secret']}".encode()).decode()
+                right = hub.login == f"Basic {login}"
+                self.answer(200 if right else 401, b'{"access_token": "' + hub.deletes.encode() + b'"}')
+                return
             assert parse_qs(body)["grant_type"] == ["refresh_token"]
             self.answer(200, b'{"access_token": "somebody"}')
+
+        def do_DELETE(self) -> None:
+            """Docker Hub deletes a tag: pkg/hub/tags.go in https://github.com/docker/hub-tool. A manifest that has one,
+
+            it does not: https://docs.docker.com/reference/api/registry/latest/, "Delete image manifest".
+            """
+            hub.requests.append(f"DELETE {self.path}")
+            _, _, kind, *_, folder, name, _ = f"{self.path}/".replace("//", "/").split("/")
+            if hub.delete_errors:
+                self.answer(hub.delete_errors.pop(0), b"{}")
+            elif (kind, folder) != ("repositories", "tags") or self.headers["Authorization"] != f"Bearer {hub.deletes}":
+                self.answer(403, b"{}")
+            else:
+                self.answer(204 if hub.tags.pop(name, None) else 404, b"")
 
         def content(self, kind: str, name: str) -> None:
             if kind == "tags":
                 self.list()
-            elif kind == "blobs":
-                body = hub.blobs.get(name)
+            elif kind in ("blobs", "referrers"):
+                body = hub.blobs.get(name) if kind == "blobs" else hub.referrers
                 self.answer(200, body) if body is not None else self.answer(404, b"{}")
             else:
                 digest = name
@@ -222,7 +249,10 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
                 else:
                     hub.counted += self.command == "GET"
-                    self.answer(200, body, {"Docker-Content-Digest": digest} if hub.sends_digest else {})
+                    headers = {"Docker-Content-Digest": digest} if hub.sends_digest else {}
+                    if b'"mediaType"' in body:
+                        headers["Content-Type"] = str(json.loads(body)["mediaType"])
+                    self.answer(200, body, headers)
 
         def list(self) -> None:
             page, link = hub.pages.pop(0) if hub.pages else ({"tags": sorted(hub.tags)}, "")
