@@ -17,6 +17,7 @@ pytestmark = pytest.mark.full
 
 KILLED = 20  # redeploys that are killed, each somewhere else
 CUT_OFF = 12  # redeploys whose way to the engine is gone from some command on
+REPAIRED = 4  # one in so many is repaired; the others leave what they left to the one after
 
 
 def agrees(host: Host) -> None:
@@ -61,14 +62,15 @@ def killed_after(host: Host, version: str, lines: int) -> bool:
 
 
 def test_killed_anywhere(at_first: Host) -> None:
-    """SIGKILL after any line, with a good version and a bad one."""
+    """SIGKILL after any line, with a good version and a bad one, also while one repairs what another left."""
     host = at_first
     chance = chosen()
-    for _ in range(KILLED):
+    for number in range(KILLED):
         version, lines = chance.choice(("1.1.0", "crashes", "page-of-500")), chance.randint(1, 30)
         print(f"{version}, killed after {lines} lines: {killed_after(host, version, lines)}")
         agrees(host)
-        puts_things_right(host)
+        if number % REPAIRED == REPAIRED - 1:
+            puts_things_right(host)
 
 
 @pytest.mark.parametrize("version", ["1.1.0", "crashes"])
@@ -104,13 +106,14 @@ def test_cut_off_anywhere(at_first: Host, tmp_path: Path) -> None:
     """The host cannot be reached any more after any command: one sentence, and the next redeploy finds its way."""
     host = at_first
     chance = chosen()
-    for _ in range(CUT_OFF):
+    for number in range(CUT_OFF):
         version, after = chance.choice(("1.1.0", "page-of-500")), chance.randint(1, 40)
         done = host.redeploy(version, **broken_docker(tmp_path, after))
         print(f"{version}, cut off after {after} commands: {done.returncode}")
         assert "Traceback" not in done.stderr
         agrees(host)
-        puts_things_right(host)
+        if number % REPAIRED == REPAIRED - 1:
+            puts_things_right(host)
 
 
 FAULTS = {
