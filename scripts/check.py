@@ -4,7 +4,7 @@
 Makes a virtual environment in .venv from requirements-dev.txt, then runs every check and reports
 all that failed. Tests that need something which is not here are skipped with the reason; with
 --setup what is missing is installed first (Debian and Ubuntu, as root or through sudo), and with
---require-engine nothing may be skipped.
+--require-engine nothing may be skipped, but for an ordinary user what needs root.
 
 In a copy of the template the pipeline's own tests run only if the pipeline's files are not the
 template's, which ran them; --pipeline runs them in any case.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 
 import check
 import engine
+from conftest import need, need_root
 from lib import apt
 from lib.command import Failure, run
 from lib.service import PLATFORMS
@@ -154,6 +156,16 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
         f"1 -m pytest {together} tests/swarm tests/transplant tests/workflows tests/container tests/pipeline",
         f"1 -m pytest {everything} --cov-append --cov-fail-under=95 tests/service",
     ]
+
+
+def test_only_what_needs_root_may_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary user cannot help it; a missing program can be installed."""
+    monkeypatch.setattr("conftest.REQUIRED", True)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(pytest.fail.Exception, match="needs gh"):
+        need(False, "gh")
+    with pytest.raises(pytest.skip.Exception, match="needs root, for a mount"):
+        need_root("a mount")
 
 
 @pytest.fixture
