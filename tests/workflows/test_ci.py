@@ -55,7 +55,7 @@ def test_pull_request(scenario: Scenario, actor: str, payload: dict[str, Any]) -
     if actor != "octo":
         scenario.secrets = {}  # as GitHub does for forks and Dependabot
     scenario.git("checkout", "--quiet", "-b", "topic")
-    scenario.commit()
+    scenario.commit({"src/new-1.0.dist-info/METADATA": "Name: new\nVersion: 1.0\nLicense-Expression: AGPL-3.0-only\n"})
     payload = {"pull_request": {"number": 6, "head": {"repo": {"fork": False}}}, **payload}
     run = scenario.run("ci.yml", "pull_request", "refs/pull/7/merge", payload, actor=actor)
     assert (run.exit, run.jobs) == (0, GREEN)
@@ -63,6 +63,10 @@ def test_pull_request(scenario: Scenario, actor: str, payload: dict[str, Any]) -
     assert scenario.front.requests == []
     assert scenario.attested == []
     assert "| Smoke-test linux/amd64 |" in run.summary
+    assert f"Compared with {scenario.git('rev-parse', 'main')}" in run.summary
+    assert "| new (pypi) | none | `1.0` |" in run.summary
+    assert "New licence: `AGPL-3.0-only` (new)" in run.summary
+    assert " times as long to start" in run.summary
 
 
 def test_pull_request_from_a_fork_is_tested_on_arm64(scenario: Scenario) -> None:
