@@ -95,11 +95,13 @@ class Counter:
             batch.visits += visits
             place = batch.visits
             self._work.set()
+        reason = "the connection failed"  # said if the outage is over by the time that it is to be named
         if not batch.settled.wait(PATIENCE):
-            self._fail(f"no answer within {PATIENCE:g} s")
+            reason = f"no answer within {PATIENCE:g} s"
+            self._fail(reason)
             self.start()
         if batch.total is None:
-            raise CounterError(self._outage or "the connection failed")
+            raise CounterError(self._outage or reason)
         return batch.total - batch.visits + place
 
     def _talk(self) -> None:

@@ -406,6 +406,21 @@ def test_one_line_is_logged_at_each_change(
     assert changes == [True, False, True]
 
 
+def test_a_page_that_waited_says_so_even_if_redis_is_back(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage that ends before its reason is read still has one."""
+    counter = Counter(connect(redis_server.url))
+    start = counter.start
+
+    def start_and_count() -> None:
+        start()
+        count_again(counter)
+
+    monkeypatch.setattr(counter, "start", start_and_count)
+    assert reason(counter) == "no answer within 0.4 s"
+
+
 def test_a_counter_survives_a_fork(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A counter whose thread is gone starts another one by itself."""
     counter = Counter(connect(redis_server.url))  # as in a child process, no thread runs
