@@ -2,7 +2,7 @@
 """List the packages of the image, for each platform, in a bill of materials: Debian's, Python's, and Python itself.
 
   python3 scripts/list_packages.py
-  python3 scripts/list_packages.py --compare friendlyhello:before
+  python3 scripts/list_packages.py --compare hello:before
 
 Writes build/packages-linux-amd64.cdx.json and the like: CycloneDX 1.6, which scanners read. The image's files are read
 and nothing of it is run, so a platform that this machine cannot run is listed, too. The same image always has the same
