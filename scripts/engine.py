@@ -239,6 +239,8 @@ def setup(offline: bool, platforms: Sequence[str]) -> Engine:
         again = ["sudo", f"--preserve-env={kept}", sys.executable, __file__, "--setup"]
         run([*again, *(["--offline"] if offline else [])], show=True, passthrough=True)
         return find(platforms)
+    if stand_in:
+        apt.debian_source()  # missing on an Ubuntu: said before anything is installed
     if not missing and engine.stands_in and engine.loopback:
         start_hub()
         standin.make_missing(platforms)

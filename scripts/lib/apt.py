@@ -72,4 +72,7 @@ def debian_source() -> tuple[str, str]:
         match = re.search(r"^deb\s+(?:\[(?:[^\]]*signed-by=([^\s\]]+))?[^\]]*\]\s+)?(\S+/debian)/?\s", text, re.M)
         if match:
             return match[2], match[1] or ""
-    raise Failure("found no Debian archive in /etc/apt; the stand-in for Docker Hub is made from Debian's packages")
+    raise Failure(
+        "found no Debian archive in /etc/apt, from which the stand-in for Docker Hub is made; let this machine reach"
+        " Docker Hub, or add a Debian source"
+    )

@@ -92,6 +92,7 @@ class Machine:
             monkeypatch.setattr(engine, name, value)
         monkeypatch.setattr(apt, "FOLDER", folder / "etc/apt")
         monkeypatch.setattr(apt, "installed", lambda _package: True)
+        monkeypatch.setattr(apt, "debian_source", lambda: ("http://deb.example.com/debian", ""))
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(standin, "hub_reachable", lambda: True)
         monkeypatch.setattr(standin, "has", lambda _image: False)
@@ -411,12 +412,26 @@ def distribution(machine: Machine, release: str, *installed: str) -> None:
         (apt.FOLDER / folder).mkdir(parents=True)
     engine.OS_RELEASE.write_text(release, "utf-8")
     machine.patch.setattr(apt, "installed", lambda package: package in installed)
-    machine.patch.setattr(apt, "debian_source", lambda: ("http://deb.example.com/debian", ""))
 
 
 def installs(machine: Machine) -> list[list[str]]:
     """The packages of each installation."""
     return [call[5:] for call in machine.programs.called("apt-get", "install")]
+
+
+def test_no_stand_in_without_a_debian_archive(machine: Machine) -> None:
+    """An Ubuntu that cannot reach Docker Hub is told so before anything is installed."""
+
+    def missing() -> tuple[str, str]:
+        raise Failure("found no Debian archive in /etc/apt")
+
+    machine.programs.answer("^docker", status=1)
+    machine.patch.setattr(apt, "debian_source", missing)
+    machine.patch.setattr(apt, "installed", lambda _package: False)
+    with pytest.raises(Failure, match="found no Debian archive"):
+        engine.setup(offline=True, platforms=PLATFORMS)
+    assert installs(machine) == []
+    assert not machine.daemon_json.exists()
 
 
 def test_docker_on_ubuntu(machine: Machine) -> None:
