@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
-import re
 import urllib.error
 import urllib.parse
 from dataclasses import dataclass
 
 from lib.command import Failure
-from lib.distribution import HUB, Login, Refused, get, is_loopback
+from lib.distribution import HUB, Login, Refused, challenge_in, get, is_loopback, json_of, realm_of, tags_in
 from lib.names import ImageName
 
 LIMITED = ImageName("", "ratelimitpreview", "test")  # https://docs.docker.com/docker-hub/usage/pulls/
@@ -36,23 +34,22 @@ def authorization(image: ImageName, login: Login) -> tuple[str, frozenset[str] |
     try:
         get(address(image))
     except urllib.error.HTTPError as error:
-        challenge = error.headers.get("WWW-Authenticate", "")
+        challenge = challenge_in(error.headers)
         if error.code != 401 or not challenge:
             raise Failure(f"{where} says {error.code} {error.reason}") from error
     else:
         return "", None
-    scheme, _, rest = challenge.partition(" ")
-    if scheme.lower() == "basic":
+    if challenge.partition(" ")[0].lower() == "basic":
         return basic(image, login, where)
-    fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-    realm = urllib.parse.urlsplit(fields.get("realm", ""))
-    if scheme.lower() != "bearer" or not (realm.scheme == "https" or is_loopback(realm.netloc)):
+    found = realm_of(challenge)
+    if found is None:
         raise Failure(f"{where} asks for a login in an unknown way: {challenge!r}")
     scope = f"repository:{image.namespace}/{image.repository}:pull,push"
-    query = urllib.parse.urlencode({"service": fields.get("service", ""), "scope": scope})
+    realm, service = found
+    query = urllib.parse.urlencode({"service": service, "scope": scope})
     try:
-        answer = get(f"{realm.geturl()}?{query}", headers={"Authorization": login.basic} if login.basic else {})
-        content = json.loads(answer.body)
+        answer = get(f"{realm}?{query}", headers={"Authorization": login.basic} if login.basic else {})
+        content = json_of(answer.body)
         token = str(content.get("token") or content["access_token"])
     except urllib.error.HTTPError as error:
         kind = Refused if error.code in (401, 403) else Failure
@@ -81,7 +78,7 @@ def granted(token: str, name: str) -> frozenset[str] | None:
     """
     try:
         body = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        claims = json_of(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         return frozenset(
             action for entry in claims["access"] or [] if entry["name"] == name for action in entry["actions"]
         )
@@ -93,12 +90,15 @@ def access(image: ImageName, login: Login) -> Access:
     """Return what a login gives; `Login()` asks without one. Raises Refused or Failure in a sentence."""
     header, actions = authorization(image, login)
     url = f"{address(image)}{image.namespace}/{image.repository}/tags/list?n=1"
+    where = image.registry or "Docker Hub"
     try:
-        get(url, headers={"Authorization": header} if header else {})
+        tags_in(get(url, headers={"Authorization": header} if header else {}).body)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
             return Access(actions, exists=False)
-        raise Failure(f"{image.registry or 'Docker Hub'} says {error.code} {error.reason}") from error
+        raise Failure(f"{where} says {error.code} {error.reason}") from error
+    except ValueError as error:
+        raise Failure(f"{where} does not answer as a registry does: no list of tags at {url}") from error
     return Access(actions, exists=True)
 
 

@@ -8,18 +8,22 @@ a HEAD not, and a digest is that of the bytes as they were sent: `docker buildx 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
+import io
 import ipaddress
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,9 @@ from lib.names import ImageName
 HUB = "registry-1.docker.io"
 HUB_LOGIN = "https://index.docker.io/v1/"  # the name under which docker keeps the login to Docker Hub
 SECONDS = 30
+"""Seconds that a registry may say nothing."""
+LONGEST = 300
+"""Seconds that an answer may take, from the first look-up to its last byte."""
 LIMIT = 16 * 2**20
 """Bytes of an answer that are read at most; registries take manifests of 4 MiB."""
 
@@ -94,10 +101,14 @@ def address_of(image: ImageName, path: str) -> str:
 
 
 def is_public(image: ImageName, path: str, *, accept: str) -> bool:
-    """Whether a registry gives something to anybody, without a login; False if that cannot be told."""
+    """Whether a registry gives a manifest to anybody, without a login; False if that cannot be told.
+
+    A page to log in on, which a proxy may show instead, is of another type than what was asked for.
+    """
     kept = _authorizations.pop(str(image), None)
     try:
-        return authorized(image, address_of(image, path), "HEAD", {"Accept": accept}, Login()) is not None
+        found = authorized(image, address_of(image, path), "HEAD", {"Accept": accept}, Login())
+        return found is not None and found.headers.get("content-type", "").partition(";")[0] in accept.split(", ")
     except (Denied, Failure):
         return False
     finally:
@@ -118,7 +129,7 @@ def authorized(image: ImageName, url: str, method: str, headers: Mapping[str, st
             said = f"it says {error.code} {error.reason}"
             if error.code not in (401, 403):
                 raise Failure(f"cannot ask the registry about {image}: {said}") from error
-            challenge = error.headers.get("WWW-Authenticate", "")
+            challenge = challenge_in(error.headers)
             hidden = bool(HIDDEN.search(challenge + text_of(error)))
             raise Denied(said, hidden=hidden, challenge=challenge if error.code == 401 else "") from error
 
@@ -132,17 +143,50 @@ def authorized(image: ImageName, url: str, method: str, headers: Mapping[str, st
     return attempt(authorization)
 
 
+def challenge_in(headers: Message) -> str:
+    """Return what a registry asks for: of several headers the first that is of a known kind, else the first."""
+    challenges = headers.get_all("WWW-Authenticate") or [""]
+    known = (one for one in challenges if one.partition(" ")[0].lower() in ("basic", "bearer"))
+    return str(next(known, challenges[0]))
+
+
 def text_of(error: urllib.error.HTTPError) -> str:
-    """Return what came with an error, or as much of it as came."""
-    try:
-        return error.read(LIMIT).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return ""
+    """Return what came with an error."""
+    return error.read().decode("utf-8", "replace")
 
 
 def get(url: str, method: str = "GET", headers: Mapping[str, str] | None = None, data: bytes | None = None) -> Answer:
-    """Ask one address; raises HTTPError for every status but 200, and Failure if there is no whole answer."""
-    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers or {}))  # noqa: S310
+    """Ask one address; raises HTTPError or Failure for every status but 200, and Failure if there is no whole answer.
+
+    What changes something may be answered with any 2xx. The question has a thread of its own, because a socket's
+    time-out begins again with every byte.
+    """
+    found: list[Answer | Exception] = []
+
+    def question() -> None:
+        try:
+            found.append(ask_once(url, method, headers or {}, data))
+        except (Failure, urllib.error.HTTPError) as error:
+            found.append(error)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            said = " ".join(re.sub(r"[^ -~]", " ", str(error)).split())  # it may be meant for a terminal
+            failure = Failure(f"cannot read {url}: {said or type(error).__name__}")
+            failure.__cause__ = error
+            found.append(failure)
+
+    thread = threading.Thread(target=question, name=url, daemon=True)
+    thread.start()
+    thread.join(LONGEST)
+    if not found:
+        raise Failure(f"cannot read {url}: no whole answer within {LONGEST:g} s")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def ask_once(url: str, method: str, headers: Mapping[str, str], data: bytes | None) -> Answer:
+    """Ask one address, as `get` does, however long it takes; an HTTPError has its whole text."""
+    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers))  # noqa: S310
     # A login is not sent on to where an answer leads, such as the storage of blobs.
     if authorization := request.headers.pop("Authorization", ""):
         request.add_unredirected_header("Authorization", authorization)
@@ -150,16 +194,56 @@ def get(url: str, method: str = "GET", headers: Mapping[str, str] | None = None,
     handlers = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=SECONDS) as response:
+            if method in ("GET", "HEAD") and response.status != 200:
+                raise Failure(f"cannot read {url}: it says {response.status} {response.reason}")
             body = response.read(LIMIT + 1)
             if len(body) > LIMIT:
                 raise Failure(f"cannot read {url}: more than {LIMIT} bytes")
             if method != "HEAD" and (rest := response.length):
                 raise Failure(f"cannot read {url}: the answer is cut off, {rest} bytes are missing")
-            return Answer({name.lower(): value for name, value in response.headers.items()}, body)
-    except urllib.error.HTTPError:
-        raise
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise Failure(f"cannot read {url}: {error or type(error).__name__}") from error
+            # A header that comes twice is a list: RFC 9110, 5.3.
+            names = {name.lower() for name in response.headers}
+            return Answer({name: ", ".join(response.headers.get_all(name)) for name in names}, body)
+    except urllib.error.HTTPError as error:
+        text = b""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            text = error.read(LIMIT)
+        # urllib says in several lines that redirections lead in a circle.
+        reason = str(error.reason).partition("\n")[0]
+        raise urllib.error.HTTPError(url, error.code, reason, error.headers, io.BytesIO(text)) from error
+
+
+def json_of(content: bytes) -> Any:
+    """Return what a registry sent as JSON; raises ValueError if it is not, or so deep that it cannot be read."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+
+
+def tags_in(content: bytes) -> list[str]:
+    """Return the tags of a page of a list of tags; raises ValueError for anything else, such as a page to log in on."""
+    found = json_of(content)
+    tags = found.get("tags", 0) if isinstance(found, dict) else 0
+    tags = [] if tags is None else tags  # of an image without any
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError("not a list of tags")
+    return tags
+
+
+def realm_of(challenge: str) -> tuple[str, str] | None:
+    """Return where a Bearer challenge says that tokens come from, and for which service; None if it says neither.
+
+    A login goes only over TLS, or to this machine.
+    """
+    scheme, _, rest = challenge.partition(" ")
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+    try:
+        realm = urllib.parse.urlsplit(fields.get("realm", ""))
+        safe = realm.scheme == "https" or is_loopback(realm.netloc)
+    except ValueError:
+        return None
+    return (realm.geturl(), fields.get("service", "")) if scheme.lower() == "bearer" and safe else None
 
 
 def answer_to(challenge: str, image: ImageName, login: Login, actions: str = "pull") -> str:
@@ -167,18 +251,17 @@ def answer_to(challenge: str, image: ImageName, login: Login, actions: str = "pu
 
     Raises Refused if that needs a login that is not there, and Failure if the challenge is not a known one.
     """
-    scheme, _, rest = challenge.partition(" ")
-    if scheme.lower() == "basic":
+    if challenge.partition(" ")[0].lower() == "basic":
         if not login.basic:
             problem = login.problem or f"it wants a login; run docker login {image.registry}".rstrip()
             raise Refused(f"cannot ask the registry about {image}: {problem}")
         return login.basic
-    fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-    realm = urllib.parse.urlsplit(fields.get("realm", ""))
-    if scheme.lower() != "bearer" or not (realm.scheme == "https" or is_loopback(realm.netloc)):
+    found = realm_of(challenge)
+    if found is None:
         raise Failure(f"cannot ask the registry about {image}: cannot answer the challenge {challenge!r}")
+    realm, service = found
     fields = {
-        "service": fields.get("service", ""),
+        "service": service,
         "scope": f"repository:{image.namespace}/{image.repository}:{actions}",
         # https://distribution.github.io/distribution/spec/auth/oauth/
         **({"grant_type": "refresh_token", "refresh_token": login.identity} if login.identity else {}),
@@ -186,10 +269,10 @@ def answer_to(challenge: str, image: ImageName, login: Login, actions: str = "pu
     query = urllib.parse.urlencode(fields)
     try:
         if login.identity:
-            found = get(realm.geturl(), "POST", data=f"{query}&client_id=docker".encode())
+            answer = get(realm, "POST", data=f"{query}&client_id=docker".encode())
         else:
-            found = get(f"{realm.geturl()}?{query}", headers={"Authorization": login.basic} if login.basic else {})
-        content = json.loads(found.body)
+            answer = get(f"{realm}?{query}", headers={"Authorization": login.basic} if login.basic else {})
+        content = json_of(answer.body)
         return f"Bearer {content.get('token') or content['access_token']}"
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
@@ -203,7 +286,7 @@ def answer_to(challenge: str, image: ImageName, login: Login, actions: str = "pu
             hidden=error.code == 403 and bool(HIDDEN.search(text_of(error))),
         ) from error
     except (ValueError, KeyError, AttributeError) as error:
-        raise Failure(f"cannot ask the registry about {image}: {realm.netloc} sent no token") from error
+        raise Failure(f"cannot ask the registry about {image}: {realm} sent no token") from error
 
 
 def is_loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lib.command import Failure, UsageError, last_line, run, say, shown
-from lib.distribution import HUB, Refused, ask
+from lib.distribution import HUB, Refused, ask, json_of, tags_in
 from lib.names import DIGEST, FORMER, PIPELINE, ImageName, parse_reference
 
 T = TypeVar("T")
@@ -155,8 +155,8 @@ def checked(reference: str, name: str, content: bytes) -> str:
 def parsed(reference: str, content: bytes) -> dict[str, Any]:
     """Return what a registry sent as a JSON object, or raise Failure."""
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        found = json_of(content)
+    except ValueError as error:
         raise Failure(f"the registry sent something else than JSON for {reference}") from error
     if not isinstance(found, dict):
         raise Failure(f"the registry sent something else than a JSON object for {reference}")
@@ -180,8 +180,11 @@ def layer_sizes(reference: str) -> dict[str, list[int]]:
     index = index_of(reference)
     if index is None:
         raise Failure(f"there is no {reference} in the registry")
-    manifests = manifests_of(reference, index)
-    return {platform: [layer["size"] for layer in content["layers"]] for platform, content in manifests.items()}
+    try:
+        manifests = manifests_of(reference, index)
+        return {platform: [layer["size"] + 0 for layer in content["layers"]] for platform, content in manifests.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Failure(f"{reference} is not made as an image index is ({type(error).__name__}: {error})") from error
 
 
 def configs_of(reference: str, index: Index) -> dict[str, Mapping[str, Any]]:
@@ -206,20 +209,17 @@ def tags_of(image: ImageName, *, known: Collection[str]) -> list[str]:
             answer = ask(image, path)
             if answer is None:
                 raise Failure(f"cannot list the tags of {image}: the registry says that there is no such image")
-            page = parsed(f"the tags of {image}", answer.body).get("tags")
-            page = [] if page is None else page
-            if not isinstance(page, list) or not all(isinstance(tag, str) for tag in page):
-                raise Failure(f"cannot list the tags of {image}: the registry sent something else than a list of them")
+            page = tags_on(image, answer.body)
             new = [tag for tag in page if tag not in found]
             found.update(dict.fromkeys(new))
-            link = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', answer.headers.get("link", ""))
+            link = next_link(image, answer.headers.get("link", ""))
             if not link and len(page) < PAGE:
                 break
             if not new:
                 if link:
                     raise Failure(f"cannot list the tags of {image}: the registry's next pages lead in a circle")
                 break
-            path = next_page(image, link[1]) if link else f"tags/list?n={PAGE}&last={urllib.parse.quote(page[-1])}"
+            path = next_page(image, link) if link else f"tags/list?n={PAGE}&last={urllib.parse.quote(page[-1])}"
         else:
             raise Failure(f"cannot list the tags of {image}: there are more than {PAGES} pages of them")
         if missing := [tag for tag in known if tag not in found]:
@@ -233,13 +233,47 @@ def tags_of(image: ImageName, *, known: Collection[str]) -> list[str]:
 
 def is_shown(image: ImageName) -> bool:
     """Whether a registry shows an image to whoever is logged in, or to everybody if nobody is."""
-    return retry(lambda: ask(image, "tags/list?n=1")) is not None
+
+    def read() -> bool:
+        answer = ask(image, "tags/list?n=1")
+        if answer is not None:
+            tags_on(image, answer.body)
+        return answer is not None
+
+    return retry(read)
+
+
+def tags_on(image: ImageName, page: bytes) -> list[str]:
+    """Return the tags on a page of a list of them; raise Failure if it is something else."""
+    try:
+        return tags_in(page)
+    except ValueError as error:
+        raise Failure(
+            f"cannot list the tags of {image}: the registry sent something else than a list of them"
+        ) from error
+
+
+def next_link(image: ImageName, header: str) -> str:
+    """Return where a Link header says that the next page is, "" if it says nothing of one: RFC 8288, 3.
+
+    Raises Failure for what cannot be read, because a list that ends too early is not all of it.
+    """
+    for link, parameters in re.findall(r"<([^>]*)>([^<]*)", header):
+        relation = re.search(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,]+))", parameters, re.I)
+        if relation and "next" in (relation[1] or relation[2] or "").lower().split():
+            return str(link)
+    if re.search(r"\bnext\b", re.sub(r"<[^>]*>", "", header), re.I):
+        raise Failure(f"cannot list the tags of {image}: cannot read where the next page is, {header!r}")
+    return ""
 
 
 def next_page(image: ImageName, link: str) -> str:
     """Return the path of the page that a Link header leads to; raise Failure for another list, or another host."""
-    url = urllib.parse.urlsplit(link)
     base = f"/v2/{image.namespace}/{image.repository}/"
+    try:
+        url = urllib.parse.urlsplit(urllib.parse.urljoin(f"{base}tags/list", link))
+    except ValueError as error:
+        raise Failure(f"cannot list the tags of {image}: the next page is at {link!r}, not an address") from error
     if url.netloc not in ("", image.registry or HUB) or url.path != f"{base}tags/list":
         raise Failure(f"cannot list the tags of {image}: the next page is elsewhere, at {link}")
     return f"tags/list?{url.query}"

@@ -171,19 +171,19 @@ HERE = "/v2/octo/hello/tags/list?last=1"
 @pytest.mark.parametrize(
     ("pages", "says"),
     [
-        ([(b'{"tags": ["1"', "")], "something else than JSON"),
-        ([({"tags": ["1"]}, HERE), (b'{"tags": ["2"', "")], "something else than JSON"),
+        ([(b'{"tags": ["1"', "")], "something else than a list"),
+        ([({"tags": ["1"]}, HERE), (b'{"tags": ["2"', "")], "something else than a list"),
         ([({"tags": ["1"]}, HERE), ({"tags": ["1"]}, HERE)], "lead in a circle"),
         ([({"tags": ["1"]}, HERE), ({"tags": []}, HERE)], "lead in a circle"),
         ([({"tags": [str(page)]}, f"{HERE}{page}") for page in range(9)], "more than 5 pages"),
         ([({"tags": ["1"]}, "http://example.com/v2/octo/hello/tags/list")], "is elsewhere"),
         ([({"tags": ["1"]}, "/v2/octo/other/tags/list")], "is elsewhere"),
         ([({"tags": ["1"]}, "/token")], "is elsewhere"),
-        ([([], "")], "something else than a JSON object"),
+        ([([], "")], "something else than a list"),
         ([({"tags": "1"}, "")], "something else than a list"),
         ([({"tags": [1]}, "")], "something else than a list"),
         ([({"tags": None}, "")], "is not complete, known is not in it"),
-        ([({}, "")], "is not complete, known is not in it"),
+        ([({}, "")], "something else than a list"),
         ([({"tags": ["1"]}, "")], "is not complete, known is not in it"),
     ],
 )
