@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import engine
 from lib import containers
-from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
+from lib.command import ROOT, Failure, UsageError, home, last_line, parser, run, say, shown, start
 from lib.names import FORMER, PIPELINE
 from lib.ssh import DEPLOY_USER, Target, parse_target, public_half, ssh_settings
 
-KEYS = [Path.home() / ".ssh" / f"{name}_deploy" for name in (PIPELINE, FORMER)]
+KEYS = [home() / ".ssh" / f"{name}_deploy" for name in (PIPELINE, FORMER)]
 """The keys to deploy with: the one that is made, and the one that an earlier version made."""
 OLDEST_ENGINE = 25  # the first that knows a health check's start_interval, which deploy/compose.stack.yaml uses
 

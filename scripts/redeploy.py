@@ -133,7 +133,11 @@ def check_swarm() -> None:
     try:
         facts = json.loads(done.stdout)
     except ValueError:
-        raise Failure(f"no Docker Engine answers{last_line(done)}; run python3 scripts/engine.py") from None
+        facts = None
+    if done.returncode or not isinstance(facts, dict):
+        raise Failure(f"no Docker Engine answers{last_line(done)}; run python3 scripts/engine.py")
+    if facts.get("LocalNodeState") == "locked":
+        raise Failure("the engine's Swarm is locked; run docker swarm unlock there first")
     if facts.get("LocalNodeState") != "active":
         raise Failure("the engine is in no Swarm; run docker swarm init there first, or rehearse with --rehearse")
     if not facts.get("ControlAvailable"):

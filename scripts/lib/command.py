@@ -26,6 +26,14 @@ STATE = ROOT / "build"
 """Where a run notes its stages, in stages.jsonl. Ignored by Git."""
 
 
+LOCAL_TO_A_REPOSITORY = (
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE", "GIT_CONFIG"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE"),
+)
+"""What Git tells its hooks about their repository, which need not be this one: githooks(5), `git rev-parse
+--local-env-vars`; but not its configuration."""
+
+
 class Failure(Exception):
     """Something went wrong that the user can act on: printed as one sentence, exit 1."""
 
@@ -42,6 +50,14 @@ def say(message: str) -> None:
     """Print one line of progress to stderr, in one piece: other processes may write there, too."""
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
+
+
+def home() -> Path:
+    """Return the user's folder; "/" if there is none, as for a user id without a name and without HOME."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def shown(command: Sequence[str]) -> str:
@@ -160,9 +176,10 @@ def stage(name: str) -> Iterator[None]:
     finally:
         seconds = time.monotonic() - start
         say(f"{label}{name}: {seconds:.1f} s{'' if ok else ' (failed)'}")
-        STATE.mkdir(exist_ok=True)
-        with (STATE / "stages.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"name": name, "seconds": round(seconds, 1), "ok": ok}) + "\n")
+        with contextlib.suppress(OSError):  # nothing depends on it, and a checkout may be read-only
+            STATE.mkdir(exist_ok=True)
+            with (STATE / "stages.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"name": name, "seconds": round(seconds, 1), "ok": ok}) + "\n")
 
 
 def set_output(name: str, value: str) -> None:
@@ -208,16 +225,23 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def start(main: Callable[[Sequence[str]], int]) -> None:
-    """Run a script's main and exit: a Failure is one sentence, Ctrl-C and SIGTERM clean up."""
+    """Run a script's main and exit: a Failure is one sentence, as is an OSError; Ctrl-C and SIGTERM clean up.
+
+    Nothing of what starts it is in the way: a stream that is closed, or what a Git hook knows of its own repository.
+    """
 
     def stop(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
 
+    open_streams()
+    for name in LOCAL_TO_A_REPOSITORY:
+        os.environ.pop(name, None)
     signal.signal(signal.SIGTERM, stop)
     # A shell's background job ignores SIGINT, and so would all that it starts: nothing could be interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main(sys.argv[1:])
+        sys.stdout.flush()
     except Failure as failure:
         say(f"error: {failure}")
         annotate("error", str(failure))
@@ -228,4 +252,22 @@ def start(main: Callable[[Sequence[str]], int]) -> None:
     except BrokenPipeError:  # such as `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except OSError as error:  # a full disk, a file that may not be read
+        say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     sys.exit(status)
+
+
+def open_streams() -> None:
+    """Open what is closed of standard input, output and error, or else the next file takes its place and our words."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(opened, True)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115

@@ -27,7 +27,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from lib.command import Failure
+from lib.command import Failure, home
 from lib.names import ImageName
 
 HUB = "registry-1.docker.io"
@@ -300,7 +300,7 @@ def is_loopback(host: str) -> bool:
 
 def login_of(server: str) -> Login:
     """Return what `docker login` left for a registry: https://docs.docker.com/reference/cli/docker/login/."""
-    path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    path = Path(os.environ.get("DOCKER_CONFIG") or home() / ".docker") / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
         kept = {hostname(name): entry or {} for name, entry in (config.get("auths") or {}).items()}

@@ -243,6 +243,8 @@ def checked_out(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Commi
         )
     if run(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"], check=False).returncode:
         raise Failure(f"{root} has no commit yet; the image is named after a commit, so run git add . and git commit")
+    if run(["git", "-C", str(root), "rev-parse", "--show-object-format"], check=False).stdout.strip() == "sha256":
+        raise Failure(f"{root} is a repository of the format sha256, which GitHub does not take; make it with sha1")
     remote = run(["git", "-C", str(root), "remote", "get-url", "origin"], check=False).stdout.strip()
     slug = env.get("GITHUB_REPOSITORY", "")
     url = f"{env.get('GITHUB_SERVER_URL', 'https://github.com')}/{slug}" if slug else public_url(remote)

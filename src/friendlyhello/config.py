@@ -86,7 +86,7 @@ def _secret(variable: str, path: str) -> str:
     if not secret.strip():
         raise bad("file with something in it")
     try:
-        return secret.decode().strip()
+        return secret.decode("utf-8-sig").strip()  # Windows tools begin a file with a mark
     except ValueError:
         raise bad("file of UTF-8 text") from None
 

@@ -28,6 +28,7 @@ from lib.command import (
     start,
     wait_until,
 )
+from lib.distribution import Login, login_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -213,6 +214,8 @@ def test_annotations_are_escaped(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (Failure("it broke"), 1, "error: it broke"),
         (UsageError("no such thing"), 2, "error: no such thing"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "/x"), 1, "error: No space left on device: /x"),
+        (OSError("odd"), 1, "error: odd"),
     ],
 )
 def test_how_a_script_ends(
@@ -244,6 +247,72 @@ def test_sigterm_and_a_closed_pipe_end_a_script() -> None:
         ["sh", "-c", '"$0" -c "$1" | head -c 1', sys.executable, piped], capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("x", "")
+
+
+SCRIPT = """import os, sys
+sys.path.insert(0, {scripts!r})
+from lib.command import run, say, start
+from lib.names import git
+def main(argv):
+    with open("file", "w") as file:
+        say("progress")
+        print("result")
+        run(["sh", "-c", "echo child; echo child >&2"], passthrough=True)
+        file.write(git("rev-parse", "HEAD"))
+    return 0
+start(main)
+"""
+HEAD = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def ran(tmp_path: Path, redirection: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a small script with its streams redirected by a shell."""
+    line = f'"$0" -c "$1" {redirection}'
+    script = SCRIPT.format(scripts=str(ROOT / "scripts"))
+    command = ["sh", "-c", line, sys.executable, script]
+    return subprocess.run(command, cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
+    """A file that is opened meanwhile does not take their place, and gets none of what was said."""
+    assert ran(tmp_path, closed).returncode == 0
+    assert (tmp_path / "file").read_text("utf-8") == HEAD
+
+
+def test_a_full_disk_behind_standard_output(tmp_path: Path) -> None:
+    """It is a failure, in a sentence: the result did not get there."""
+    done = ran(tmp_path, ">/dev/full")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "error: No space left on device")
+
+
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"])
+def test_what_a_hook_knows_of_another_repository(tmp_path: Path, variable: str) -> None:
+    """Git tells its hooks, and so what they run, where their repository is; the script's own is another one."""
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "--quiet", str(other)], check=True)
+    assert ran(tmp_path, "", **{variable: str(other / ".git")}).returncode == 0
+    assert (tmp_path / "file").read_text("utf-8") == HEAD
+
+
+def test_nobody_has_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user id without a name, and without HOME, has no login and no keys, and that is all."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    assert command.home() == Path("/")
+    assert login_of("localhost:5000") == Login()
+
+
+def test_a_stage_in_a_checkout_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, and is not noted; what fails in it is said as it is."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "STATE", tmp_path / "file/build")
+    with pytest.raises(Failure, match="no"), stage("Push"):
+        raise Failure("no")
 
 
 def test_a_script_runs_with_no_home_of_its_own(tmp_path: Path) -> None:

@@ -234,6 +234,14 @@ def test_source(tmp_path: Path) -> None:
     assert checked_out(tmp_path, {"GITHUB_REPOSITORY": "me/Hello"}).repository == "Hello"
 
 
+def test_a_repository_of_another_format(tmp_path: Path) -> None:
+    """GitHub takes none with sha256, and a commit's id there has more digits than a tag of ours."""
+    git(tmp_path, "init", "-q", "--object-format=sha256")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "one")
+    with pytest.raises(Failure, match="is a repository of the format sha256, which GitHub does not take"):
+        checked_out(tmp_path, {})
+
+
 def test_a_remote_that_names_nothing(tmp_path: Path) -> None:
     """Where the remote is a folder without a name, the project is called what its own folder is called."""
     folder = tmp_path / "hello"

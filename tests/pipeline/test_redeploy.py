@@ -259,16 +259,19 @@ def test_the_status_says_what_is_unverified(
 
 
 @pytest.mark.parametrize(
-    ("out", "says"),
+    ("out", "status", "says"),
     [
-        ("", "no Docker Engine answers: is the daemon running; run python3 scripts/engine.py"),
-        ('{"LocalNodeState": "inactive"}', "run docker swarm init there first, or rehearse with --rehearse"),
-        ('{"LocalNodeState": "active", "ControlAvailable": false}', "deploy to one of its managers"),
+        ("", 1, "no Docker Engine answers: is the daemon running; run python3 scripts/engine.py"),
+        ('{"LocalNodeState": ""}', 1, "no Docker Engine answers: is the daemon running; run python3 scripts/engine.py"),
+        ("null", 0, "no Docker Engine answers"),
+        ('{"LocalNodeState": "inactive"}', 0, "run docker swarm init there first, or rehearse with --rehearse"),
+        ('{"LocalNodeState": "locked"}', 0, "run docker swarm unlock there first"),
+        ('{"LocalNodeState": "active", "ControlAvailable": false}', 0, "deploy to one of its managers"),
     ],
 )
-def test_where_nothing_can_be_deployed(docker: Programs, out: str, says: str) -> None:
+def test_where_nothing_can_be_deployed(docker: Programs, out: str, status: int, says: str) -> None:
     """The sentence has the next command."""
-    docker.answer("docker info", out, err="is the daemon running\n")
+    docker.answer("docker info", out, err="is the daemon running\n", status=status)
 
     with pytest.raises(Failure, match=says):
         redeploy.check_swarm()

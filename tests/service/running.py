@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -225,8 +226,13 @@ class Line:
             while True:
                 near, _ = self._server.accept()
                 far = socket.create_connection(("127.0.0.1", self._target))
-                for ends, gate in (((near, far), None), ((far, near), self.answers)):
-                    threading.Thread(target=self._pump, args=(*ends, gate, self._dropped), daemon=True).start()
+                self._last = near, far
+                self._pumps = [
+                    threading.Thread(target=self._pump, args=(*ends, gate, self._dropped), daemon=True)
+                    for ends, gate in (((near, far), None), ((far, near), self.answers))
+                ]
+                for pump in self._pumps:
+                    pump.start()
 
     def _pump(
         self, source: socket.socket, sink: socket.socket, gate: threading.Event | None, dropped: threading.Event
@@ -242,6 +248,16 @@ class Line:
         """Lose whatever is sent over the connections that there are, without a word to either end, as a NAT does."""
         self._dropped.set()
         self._dropped = threading.Event()
+
+    def reset(self) -> None:
+        """End the last connection with a reset, as a firewall does, or a Redis that was killed: RFC 9293, 3.5.2."""
+        near, far = self._last
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for end in (far, near):  # ends the pumps, and then both are closed
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RD)
+        for pump in self._pumps:
+            pump.join()
 
     def close(self) -> None:
         """Let go of the port."""

@@ -230,9 +230,11 @@ def test_a_restart_that_nobody_noticed_costs_no_visit(redis_server: RedisServer)
     assert counter.add() == 2
 
 
+@pytest.mark.parametrize("end", [Line.drop, Line.reset], ids=["without a word", "with a reset"])
 def test_a_connection_that_was_dropped_while_idle_costs_no_visit(
     redis_server: RedisServer,
     line: Line,
+    end: Callable[[Line], None],
     patient: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
     log: list[logging.LogRecord],
@@ -243,7 +245,7 @@ def test_a_connection_that_was_dropped_while_idle_costs_no_visit(
     counter = counting(line.url)
     for number in range(1, 4):
         assert counter.add() == number
-        line.drop()
+        end(line)
 
     assert redis_server.client.get(KEY) == b"3"
     assert log == []

@@ -10,10 +10,11 @@ import pytest
 from friendlyhello.config import ConfigError, from_environment
 
 
-def test_the_address_of_redis_comes_from_the_file_that_holds_the_secret(tmp_path: Path) -> None:
-    """REDIS_URL_FILE wins over REDIS_URL, and the line break at its end does not count."""
+@pytest.mark.parametrize("text", ["{}", "{}\n", "{}\r\n", "\ufeff{}\r\n", "\n {} \n"])
+def test_the_address_of_redis_comes_from_the_file_that_holds_the_secret(tmp_path: Path, text: str) -> None:
+    """REDIS_URL_FILE wins over REDIS_URL; line breaks do not count, nor does the mark that some editors begin with."""
     secret = tmp_path / "redis_url"
-    secret.write_text("redis://:password@elsewhere:6379/0\n", "utf-8")
+    secret.write_bytes(text.format("redis://:password@elsewhere:6379/0").encode())
 
     config = from_environment({"REDIS_URL_FILE": str(secret), "REDIS_URL": "redis://redis:6379/0"})
 
