@@ -41,11 +41,13 @@ def build_command(
     provenance: str = "mode=max",
     ca_bundle: str = "",
     proxies: Sequence[str] = (),
+    pull: bool = False,
     metadata: Path,
     root: Path = ROOT,
 ) -> list[str]:
     """Return the command that builds `image` for `platforms` from a commit into the engine.
 
+    With `pull`, the base images are what their tags are now, and not what the engine has of them.
     The names in `proxies` are handed on with their values from the environment; they are predefined, so
     no image keeps them:
     https://docs.docker.com/reference/dockerfile/#predefined-args
@@ -62,6 +64,7 @@ def build_command(
         *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
         *(part for name in proxies for part in ("--build-arg", name)),
         *(["--secret", f"id=ca,src={ca_bundle}"] if ca_bundle else []),
+        *(["--pull"] if pull else []),
         *("--progress", "plain", str(root)),
     ]
 
@@ -107,7 +110,7 @@ def why_it_failed(log: str) -> str:
     return str(steps[-1]) if steps else (after.strip().splitlines() or ["docker buildx build failed"])[0]
 
 
-def build(image: str, platforms: Sequence[str], commit: Commit, *, root: Path = ROOT) -> LocalImage:
+def build(image: str, platforms: Sequence[str], commit: Commit, *, pull: bool = False, root: Path = ROOT) -> LocalImage:
     """Build the image and return it; the engine has to keep the digest that the build reported."""
     if commit.dirty:
         say(f"the work tree has changes that are in no commit: the image's revision is {commit.revision}")
@@ -121,6 +124,7 @@ def build(image: str, platforms: Sequence[str], commit: Commit, *, root: Path = 
             provenance=provenance(),
             ca_bundle=ca_bundle(),
             proxies=proxies(),
+            pull=pull,
             metadata=metadata,
             root=root,
         )

@@ -62,10 +62,10 @@ def worktree(commit: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def built(image: str, platforms: Sequence[str], root: Path) -> Iterator[LocalImage]:
+def built(image: str, platforms: Sequence[str], root: Path, *, pull: bool = False) -> Iterator[LocalImage]:
     """The image of the commit that is checked out at `root`, on this engine until the block ends."""
     try:
-        yield build_image.build(image, platforms, checked_out(root), root=root)
+        yield build_image.build(image, platforms, checked_out(root), pull=pull, root=root)
     finally:
         run(["docker", "image", "rm", "--force", image], check=False)
 

@@ -235,6 +235,24 @@ def bill(contents: Contents, name: str, version: str, platform: str) -> str:
     return json.dumps({**found, "serialNumber": f"urn:uuid:{serial}"}, indent=2) + "\n"
 
 
+def contents_in(bill: Mapping[str, Any]) -> Contents:
+    """Return the packages that a bill lists; raise Failure if it is not one that was made here."""
+
+    def properties(of: Mapping[str, Any]) -> dict[str, str]:
+        return {each["name"].partition(":")[2]: str(each["value"]) for each in of.get("properties") or []}
+
+    try:
+        distribution = properties(bill["metadata"])["distribution"]
+        found = []
+        for each in bill["components"]:
+            name, _, version = properties(each).get("source", "").rpartition("@")
+            kind = str(each["purl"]).removeprefix("pkg:").partition("/")[0]
+            found.append(Package(kind, str(each["name"]), str(each["version"]), source=(name, version)))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise Failure(f"this is not a bill of materials of this pipeline ({type(error).__name__}: {error})") from error
+    return Contents(tuple(sorted(found)), distribution)
+
+
 # From the engine.
 
 

@@ -52,6 +52,12 @@ def test_build_command_behind_a_proxy() -> None:
     assert command[command.index("--secret") + 1] == "id=ca,src=/ca.crt"
 
 
+def test_build_command_on_what_the_base_is_now() -> None:
+    """An engine keeps what a tag was when it pulled it, unless it is told to look again."""
+    command = build_image.build_command("hello:ci", ["linux/amd64"], COMMIT, pull=True, metadata=Path("m"))
+    assert "--pull" in command
+
+
 def test_a_dirty_work_tree_marks_the_revision() -> None:
     """What is in no commit is not said to be one."""
     dirty = Commit(SHA, True, 0, "hello", "")

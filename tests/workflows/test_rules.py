@@ -91,13 +91,13 @@ def test_every_right_has_a_reason() -> None:
 
 
 def test_who_may_write() -> None:
-    """Only a release may write to the repository, and only the job that publishes may sign."""
+    """Only a release may write to the repository, only the job that publishes may sign, and one writes an issue."""
     writes = {
         (*key, right) for key, body in JOBS.items() for right, level in body["permissions"].items() if level == "write"
     }
     jobs = (("ci.yml", "publish"), ("release.yml", "image"))  # the second calls the first
     signing = {(*job, right) for job in jobs for right in ("id-token", "attestations", "checks")}
-    assert writes == {*signing, ("release.yml", "release", "contents")}
+    assert writes == {*signing, ("release.yml", "release", "contents"), ("weekly.yml", "offer", "issues")}
 
 
 def test_a_called_workflow_has_what_it_asks_for() -> None:
@@ -116,7 +116,7 @@ def test_a_called_workflow_has_what_it_asks_for() -> None:
 def test_no_foreign_code_with_rights() -> None:
     """No event runs a stranger's code with secrets. HARDENING, "untrusted code checkout"."""
     events = {event for workflow in WORKFLOWS.values() for event in workflow["on"]}
-    assert events == {"push", "pull_request", "workflow_call", "workflow_dispatch"}
+    assert events == {"push", "pull_request", "schedule", "workflow_call", "workflow_dispatch"}
 
 
 def test_concurrency_is_literal() -> None:
@@ -372,6 +372,22 @@ def test_redeploy_is_the_same_by_hand_and_by_call() -> None:
     assert list(events["workflow_dispatch"]["inputs"]) == list(events["workflow_call"]["inputs"])
 
 
+def test_the_weekly_look_is_harmless() -> None:
+    """In a copy with nothing set, nothing of it runs; it has no secret; nothing is built unless something has moved.
+
+    What runs by the clock runs on the default branch only, and not in a fork before its owner says so:
+    https://docs.github.com/actions/reference/workflows-and-actions/events-that-trigger-workflows#schedule
+    """
+    jobs = WORKFLOWS["weekly.yml"]["jobs"]
+    for name in ("base", "scan"):
+        assert jobs[name]["if"] == "vars.DOCKERHUB_USERNAME != '' || vars.IMAGE_NAMESPACE != ''"
+    assert (jobs["offer"]["needs"], jobs["offer"]["if"]) == ("base", "needs.base.outputs.offer != ''")
+    assert "secrets." not in (FOLDER / "weekly.yml").read_text("utf-8")
+    for step in jobs["base"]["steps"][2:]:
+        assert step["if"] == "steps.look.outputs.moved == 'true'"
+    assert len(WORKFLOWS["weekly.yml"]["on"]["schedule"]) == 1
+
+
 def test_no_cache() -> None:
     """Nothing is kept between runs, so nothing there can be poisoned or go stale.
 
@@ -383,8 +399,8 @@ def test_no_cache() -> None:
 
 
 def test_workflows_are_short() -> None:
-    """There are three, and each can be read in one sitting."""
-    assert [file.name for file in FILES] == ["ci.yml", "redeploy.yml", "release.yml"]
+    """There are four, and each can be read in one sitting."""
+    assert [file.name for file in FILES] == ["ci.yml", "redeploy.yml", "release.yml", "weekly.yml"]
     assert all(len(file.read_text("utf-8").splitlines()) < 450 for file in FILES)
 
 
