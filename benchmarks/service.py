@@ -240,7 +240,8 @@ def plot(results: dict[int, dict[str, Load]], caption: str) -> str:
     parts = []
     for group, (connections, loads) in enumerate(results.items()):
         x = left + group * (len(RIVALS) * bar + 24)
-        parts.append(f'<text x="{x + 2 * bar}" y="{base + 18}" text-anchor="middle">{connections} connections</text>')
+        label = f"{connections} connection{'s' if connections > 1 else ''}"
+        parts.append(f'<text x="{x + 2 * bar}" y="{base + 18}" text-anchor="middle">{label}</text>')
         for place, (name, load) in enumerate(loads.items()):
             size = load.rate / highest * height
             middle = x + place * bar + bar / 2

@@ -46,6 +46,16 @@ def test_links_lead_somewhere(page: str) -> None:
             assert heading in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}, target
 
 
+@ours
+@pytest.mark.parametrize("page", ["README.md", CHINESE])
+def test_the_pictures_are_there(page: str) -> None:
+    """The first screen shows the page and a run's summary, in files that load at once."""
+    first_screen = (ROOT / page).read_text("utf-8").partition("\n## ")[0]
+    pictures = re.findall(r'<img src="([^"]+)" alt="[^"]{10,}"', first_screen)
+    assert pictures == ["docs/page.png", "docs/run.png"]
+    assert [name for name in pictures if not 1_000 < (ROOT / name).stat().st_size < 150_000] == []
+
+
 def test_scripts_that_are_named_are_there() -> None:
     """No page names a script that is not there."""
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*.md")):
