@@ -8,7 +8,7 @@ import urllib.parse
 from dataclasses import dataclass
 
 from lib.command import Failure
-from lib.distribution import HUB, Login, Refused, challenge_in, get, is_loopback, json_of, realm_of, tags_in
+from lib.distribution import HUB, Login, Refused, bearer, challenge_in, get, is_loopback, json_of, realm_of, tags_in
 from lib.names import ImageName
 
 LIMITED = ImageName("", "ratelimitpreview", "test")  # https://docs.docker.com/docker-hub/usage/pulls/
@@ -50,13 +50,13 @@ def authorization(image: ImageName, login: Login) -> tuple[str, frozenset[str] |
     try:
         answer = get(f"{realm}?{query}", headers={"Authorization": login.basic} if login.basic else {})
         content = json_of(answer.body)
-        token = str(content.get("token") or content["access_token"])
+        header = bearer(content)
     except urllib.error.HTTPError as error:
         kind = Refused if error.code in (401, 403) else Failure
         raise kind(f"{where} refuses the login ({error.code} {error.reason})") from error
     except (ValueError, KeyError, AttributeError) as error:
         raise Failure(f"{where} sent no token") from error
-    return f"Bearer {token}", granted(token, f"{image.namespace}/{image.repository}")
+    return header, granted(header.removeprefix("Bearer "), f"{image.namespace}/{image.repository}")
 
 
 def basic(image: ImageName, login: Login, where: str) -> tuple[str, frozenset[str] | None]:

@@ -191,7 +191,7 @@ def ask_once(url: str, method: str, headers: Mapping[str, str], data: bytes | No
     if authorization := request.headers.pop("Authorization", ""):
         request.add_unredirected_header("Authorization", authorization)
     host = urllib.parse.urlsplit(url).netloc
-    handlers = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
+    handlers = [urllib.request.ProxyHandler({})] if is_loopback(host) or is_direct(host, os.environ) else []
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=SECONDS) as response:
             if method in ("GET", "HEAD") and response.status != 200:
@@ -273,7 +273,7 @@ def answer_to(challenge: str, image: ImageName, login: Login, actions: str = "pu
         else:
             answer = get(f"{realm}?{query}", headers={"Authorization": login.basic} if login.basic else {})
         content = json_of(answer.body)
-        return f"Bearer {content.get('token') or content['access_token']}"
+        return bearer(content)
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
             raise Failure(
@@ -289,6 +289,14 @@ def answer_to(challenge: str, image: ImageName, login: Login, actions: str = "pu
         raise Failure(f"cannot ask the registry about {image}: {realm} sent no token") from error
 
 
+def bearer(content: Any) -> str:
+    """Return the header with the token that was sent; raises ValueError if it cannot be one: RFC 6750, 2.1."""
+    token = content.get("token") or content["access_token"]
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("not a token")
+    return f"Bearer {token}"
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, with its port or without, is this machine: asked in plain HTTP, as docker does, and directly."""
     name = urllib.parse.urlsplit(f"//{host}").hostname or ""
@@ -298,22 +306,44 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_direct(host: str, env: Mapping[str, str]) -> bool:
+    """Whether NO_PROXY has a network that a host's address is in: docker reads these there, and urllib does not.
+
+    https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config
+    """
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(urllib.parse.urlsplit(f"//{host}").hostname or "")
+        for network in (env.get("no_proxy") or env.get("NO_PROXY") or "").split(","):
+            with contextlib.suppress(ValueError):
+                if address in ipaddress.ip_network(network.strip(), strict=False):
+                    return True
+    return False
+
+
 def login_of(server: str) -> Login:
     """Return what `docker login` left for a registry: https://docs.docker.com/reference/cli/docker/login/."""
     path = Path(os.environ.get("DOCKER_CONFIG") or home() / ".docker") / "config.json"
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = json_of(path.read_bytes())
         kept = {hostname(name): entry or {} for name, entry in (config.get("auths") or {}).items()}
         helper = (config.get("credHelpers") or {}).get(server) or config.get("credsStore") or ""
         entry = kept.get(hostname(server), {})
-        basic, identity = entry.get("auth", ""), entry.get("identitytoken", "")
+        basic, identity = entry.get("auth") or pair(entry), entry.get("identitytoken") or ""
+        if not re.fullmatch(r"[A-Za-z0-9+/=_-]*", basic) or not re.fullmatch(r"[!-~]*", identity):
+            raise ValueError("not a login")
     except FileNotFoundError:
         return Login()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         return Login(problem=f"cannot read {path} ({type(error).__name__}); correct it, or remove it and log in again")
     if helper:
         return from_helper(helper, server)
     return Login(f"Basic {basic}" if basic else "", identity)
+
+
+def pair(entry: Mapping[str, Any]) -> str:
+    """Return a user's name and password as a Basic header has them, "" for none: RFC 7617."""
+    username, secret = entry.get("username") or "", entry.get("password") or ""
+    return base64.b64encode(f"{username}:{secret}".encode()).decode("ascii") if username or secret else ""
 
 
 def hostname(server: str) -> str:
@@ -335,13 +365,14 @@ def from_helper(helper: str, server: str) -> Login:
         )
         if done.returncode:
             said = (done.stdout.strip() or done.stderr.strip()).partition("\n")[0]
-            if "credentials not found" in said:
+            if "credentials not found" in said.lower():
                 return Login()
             return Login(problem=f"the credential helper docker-credential-{helper} fails: {said or 'it says nothing'}")
-        kept: dict[str, Any] = json.loads(done.stdout)
+        kept: dict[str, Any] = json_of(done.stdout.encode())
         username, secret = kept["Username"], kept["Secret"]
+        basic = pair({"username": username, "password": secret})
     except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as error:
         return Login(problem=f"the credential helper docker-credential-{helper} fails: {type(error).__name__}")
     if username == "<token>":  # an identity token, in the helpers' words
         return Login(identity=secret)
-    return Login("Basic " + base64.b64encode(f"{username}:{secret}".encode()).decode("ascii"))
+    return Login(f"Basic {basic}" if basic else "")

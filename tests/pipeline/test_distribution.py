@@ -114,6 +114,13 @@ def test_a_basic_registry_wants_a_login(hub: Hub, image: ImageName, config: Call
         ("[]", r"cannot read .*config.json \(AttributeError\)"),
         ({"credsStore": "broken"}, "docker-credential-broken fails: no such keyring"),
         ({"credsStore": "text"}, "docker-credential-text fails: JSONDecodeError"),
+        ({"credsStore": "deep"}, "docker-credential-deep fails: ValueError"),
+        ({"credsStore": "odd"}, "docker-credential-odd fails: UnicodeEncodeError"),
+        ({"auths": {"{host}": {"auth": 5}}}, r"cannot read .*config.json \(TypeError\)"),
+        ({"auths": {"{host}": "text"}}, r"cannot read .*config.json \(AttributeError\)"),
+        ({"auths": {"{host}": {"auth": "b2N0bzp0b2tlbg==\n"}}}, r"cannot read .*config.json \(ValueError\)"),
+        ({"auths": {"{host}": {"identitytoken": "to\r\nken"}}}, r"cannot read .*config.json \(ValueError\)"),
+        ("[" * 100_000, r"cannot read .*config.json \(ValueError\)"),
     ],
 )
 def test_a_login_that_cannot_be_read(
@@ -125,15 +132,34 @@ def test_a_login_that_cannot_be_read(
     says: str,
 ) -> None:
     """A public image needs none; what is not shown without one is not taken for a missing image."""
-    programs.add("docker-credential-broken", "docker-credential-text")
+    programs.add(*(f"docker-credential-{name}" for name in ("broken", "text", "deep", "odd")))
     programs.answer("broken get", "no such keyring", status=1).answer("text get", "password")
+    programs.answer("deep get", "[" * 100_000).answer("odd get", '{"Username": "u", "Secret": "\\ud800"}')
     text = json.dumps(content).replace("{host}", hub.host) if not isinstance(content, str) else content
     config(text)
     assert ask(image, "manifests/1.0.0") is not None
     for path, hub.private in (("manifests/1.0.0", True), ("manifests/2.0.0", False)):
         distribution._authorizations.clear()
-        with pytest.raises(Refused, match=says):
+        with pytest.raises(Refused, match=says) as refused:
             ask(image, path)
+        assert "b2N0bzp0b2tlbg" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "login"),
+    [
+        ({"auth": "b2N0bzp0b2tlbg=="}, Login(BASIC)),
+        ({"username": "octo", "password": "token"}, Login(BASIC)),
+        ({"auth": "", "username": "octo", "password": "token"}, Login(BASIC)),
+        ({"auth": "b2N0bzo=", "identitytoken": "identity"}, Login("Basic b2N0bzo=", "identity")),
+        ({}, Login()),
+        (None, Login()),
+    ],
+)
+def test_what_a_login_is_kept_as(config: Callable[[object], None], entry: object, login: Login) -> None:
+    """A header, a name and a password, or an identity token; docker and others write each of them."""
+    config({"auths": {"registry.example.com": entry}})
+    assert distribution.login_of("registry.example.com") == login
 
 
 @pytest.mark.parametrize(
@@ -142,6 +168,7 @@ def test_a_login_that_cannot_be_read(
         ('{"Username": "octo", "Secret": "token"}', 0, Login(BASIC)),
         ('{"Username": "<token>", "Secret": "identity"}', 0, Login(identity="identity")),
         ("credentials not found in native keychain", 1, Login()),
+        ('{"Username": "", "Secret": ""}', 0, Login()),
     ],
 )
 def test_credential_helpers(
@@ -204,6 +231,46 @@ def test_nobody_there() -> None:
     """A registry that does not answer is one sentence."""
     with pytest.raises(Failure, match=r"cannot read http://localhost:1/v2/octo/hello/tags/list"):
         ask(ImageName("localhost:1", "octo", "hello"), "tags/list")
+
+
+@pytest.mark.parametrize(
+    ("token", "taken"),
+    [
+        ("a.b-c_d~e+f/g=", True),
+        ("a\nb", False),
+        ("a b", False),
+        ("\ud800", False),
+        ("é", False),
+        (5, False),
+        ("", False),
+    ],
+)
+def test_what_a_token_can_be(token: object, taken: bool) -> None:
+    """What could add a header of its own, or is none, is not sent, and is in no message."""
+    if taken:
+        assert distribution.bearer({"token": token}) == f"Bearer {token}"
+    else:
+        with pytest.raises((ValueError, KeyError), match=r"not a token|access_token"):
+            distribution.bearer({"token": token})
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "direct"),
+    [
+        ("10.1.2.3:5000", "localhost,10.0.0.0/8", True),
+        ("10.1.2.3", " 10.1.0.0/16 ", True),
+        ("[fd00::2]:5000", "fd00::/8", True),
+        ("10.1.2.3:5000", "10.1.2.3", True),
+        ("11.1.2.3:5000", "10.0.0.0/8", False),
+        ("registry.example.com", "10.0.0.0/8", False),
+        ("10.1.2.3:5000", "", False),
+        ("10.1.2.3:5000", "10.0.0.0/99,x/y", False),
+    ],
+)
+def test_networks_that_no_proxy_is_for(host: str, no_proxy: str, direct: bool) -> None:
+    """NO_PROXY may have networks, in either case, as docker takes them."""
+    for variable in ("no_proxy", "NO_PROXY"):
+        assert distribution.is_direct(host, {variable: no_proxy}) is direct
 
 
 @pytest.mark.parametrize(
