@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -11,11 +12,17 @@ from typing import Any
 
 import pytest
 
+import announce_release
+import plan
+import promote_image
+import push_image
 import record_image
+import redeploy
 import verify_image
 from lib import github, names, release
 from lib.command import Failure, run
-from lib.names import ImageName, checked_out
+from lib.names import Commit, ImageName, checked_out
+from lib.registry import LocalImage
 from support.gh_answers import TEST_RESULT, check_run, result_of, verified
 from support.hub import BOTH, MANIFEST, PROVENANCE, REVISION, Hub, Image, honest
 from support.programs import Programs
@@ -813,3 +820,115 @@ def test_reports_are_json(hub: Hub, name: ImageName, sha: str) -> None:
     """A line can be handed on as JSON."""
     hub.put("1.0.0", honest(sha))
     assert json.loads(json.dumps([vars(line) for line in release.examined(name, "1.0.0")]))
+
+
+# Each verb asks it.
+
+Verbs = dict[str, Callable[[], str]]
+
+
+@pytest.fixture
+def verbs(
+    hub: Hub, name: ImageName, sha: str, state: Path, on_github: Programs, monkeypatch: pytest.MonkeyPatch
+) -> Verbs:
+    """What uses a published image, each as a call that returns the digest that it would use."""
+    built = LocalImage("hello:ci", f"sha256:{'0' * 64}", {REVISION: sha})
+    here = Commit(sha, False, 0, "hello", "")
+    named: list[str] = []
+
+    def put(_image: ImageName, digest: str, tag: str, _dry_run: bool) -> promote_image.Move:
+        named.append(digest)
+        return promote_image.Move(tag, "", digest)
+
+    def promote(what: str) -> str:
+        named.clear()
+        assert promote_image.main([what]) == 0
+        assert len(set(named)) == 1
+        return named[0]
+
+    def gh(arguments: list[str], stdin: str | None = None) -> str:
+        status, out, err = on_github.call(["gh", *arguments])
+        if status:
+            raise Failure(err)
+        return out
+
+    monkeypatch.setattr(github, "gh", gh)
+    monkeypatch.setattr(github, "retry", lambda ask: ask())
+    monkeypatch.setattr(promote_image, "put", put)
+    monkeypatch.setattr(promote_image, "checked_out", lambda: here)
+    monkeypatch.setattr(promote_image, "newest_commits", lambda: [sha])
+    for variable, value in (("REGISTRY", hub.host), ("DOCKERHUB_USERNAME", "octo"), ("IMAGE_REPOSITORY", "hello")):
+        monkeypatch.setenv(variable, value)
+    return {
+        "plan": lambda: plan.published(name, sha),
+        "push": lambda: push_image.publish(built, name, here),
+        "promote to edge": lambda: promote("edge"),
+        "promote to a version": lambda: promote("1.0.0"),
+        "announce": lambda: announce_release.asked_for(name, names.parse_version("1.0.0"), sha)[0].digest,
+        "redeploy a version": lambda: redeploy.verified(name, "1.0.0", ()).digest,
+        "redeploy a commit": lambda: redeploy.verified(name, sha, ()).digest,
+    }
+
+
+def published(hub: Hub, gh: Programs, image: Image, ledger: Ledger, sha: str) -> str:
+    """Put an image on the commit's tag and on the version's, with what GitHub signed."""
+    answer(gh, ledger)
+    hub.put("1.0.0", image)
+    return hub.put(sha, image)
+
+
+def test_every_verb_takes_the_honest_image(hub: Hub, sha: str, on_github: Programs, verbs: Verbs) -> None:
+    """The one that CI built, tested and signed, and no other digest."""
+    image = honest(sha)
+    digest = published(hub, on_github, image, Ledger(image, sha), sha)
+    assert {what: use() for what, use in verbs.items()} == dict.fromkeys(verbs, digest)
+
+
+def refused(verbs: Verbs) -> list[str]:
+    """Return the sentence with which each verb refuses what is there."""
+    sentences = []
+    for what, use in verbs.items():
+        with pytest.raises(Failure) as caught:
+            pytest.fail(f"{what} takes {use()}")
+        sentences.append(str(caught.value))
+        assert "\n" not in sentences[-1], what
+    return sentences
+
+
+@pytest.mark.parametrize("make", [case[1] for case in UNVERIFIED], ids=[case[0] for case in UNVERIFIED])
+def test_no_verb_takes_a_forged_image(
+    hub: Hub, name: ImageName, sha: str, on_github: Programs, verbs: Verbs, make: Callable[[str], Image]
+) -> None:
+    """Even if GitHub had signed it: its shape alone is refused."""
+    image, ledger = make(sha), Ledger(honest(sha), sha)
+    ledger.provenance, ledger.tests = [verified(SLUG, image.digest, sha)], [ledger.tested(image.digest, sha)]
+    digest = published(hub, on_github, image, ledger, sha)
+    assert all(sentence.startswith((f"{name}:", f"{name}@{digest} ")) for sentence in refused(verbs))
+
+
+@pytest.mark.parametrize("change", [case[1] for case in UNSIGNED], ids=[case[0] for case in UNSIGNED])
+def test_no_verb_takes_what_ci_did_not_sign(
+    hub: Hub, sha: str, on_github: Programs, verbs: Verbs, change: Callable[[Ledger, str, str], None]
+) -> None:
+    """Whoever made it, wherever it ran, and whatever was left out."""
+    image = honest(sha)
+    ledger = Ledger(image, sha)
+    change(ledger, image.digest, sha)
+    published(hub, on_github, image, ledger, sha)
+    refused(verbs)
+
+
+def test_a_tag_that_moves_after_it_was_verified(hub: Hub, sha: str, on_github: Programs, verbs: Verbs) -> None:
+    """Whatever a tag points to at the next question: each verb uses the digest that it verified, or none."""
+    image, evil = honest(sha), honest(sha, evil="1")
+    for first in range(1, 4):
+        for what, use in verbs.items():
+            hub.tags = {}
+            digest = published(hub, on_github, image, Ledger(image, sha), sha)
+            for tag in ("1.0.0", sha):
+                hub.tags[tag] = [image.digest] * first
+                hub.put(tag, evil)
+            used = digest
+            with contextlib.suppress(Failure):
+                used = use()
+            assert used == digest, what
