@@ -13,13 +13,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import engine, service
 from lib.command import ROOT, Failure, parser, say, set_output, stage, start
+from lib.images import references, without_digest
 from lib.names import Commit, checked_out
 from lib.registry import LocalImage, check_same, local_image, run_pulling
 
@@ -42,6 +43,7 @@ def build_command(
     ca_bundle: str = "",
     proxies: Sequence[str] = (),
     pull: bool = False,
+    instead: Mapping[str, str] | None = None,
     metadata: Path,
     root: Path = ROOT,
 ) -> list[str]:
@@ -51,6 +53,7 @@ def build_command(
     The names in `proxies` are handed on with their values from the environment; they are predefined, so
     no image keeps them:
     https://docs.docker.com/reference/dockerfile/#predefined-args
+    `instead` has the image to take for one that the Dockerfile names.
     """
     arguments = {
         "REVISION": commit.revision,
@@ -65,6 +68,11 @@ def build_command(
         *(part for name in proxies for part in ("--build-arg", name)),
         *(["--secret", f"id=ca,src={ca_bundle}"] if ca_bundle else []),
         *(["--pull"] if pull else []),
+        *(
+            part
+            for name, other in (instead or {}).items()
+            for part in ("--build-context", f"{name}=docker-image://{other}")
+        ),
         *("--progress", "plain", str(root)),
     ]
 
@@ -93,6 +101,16 @@ def provenance() -> str:
     https://docs.docker.com/build/metadata/attestations/slsa-provenance/
     """
     return "mode=min" if any("@" in os.environ[name] for name in proxies()) else "mode=max"
+
+
+def stand_ins(root: Path, *, today: bool = False) -> dict[str, str]:
+    """Return what to take for the Dockerfile's images that have digests.
+
+    Their tags are taken if `today` counts, and if the engine has nothing else because it stands in for them.
+    """
+    found = [f"{each.image}@{each.digest}" for each in references(root) if each.file == "Dockerfile" and each.digest]
+    as_here = without_digest if today else engine.here
+    return {name: other for name in dict.fromkeys(found) if (other := as_here(name)) != name}
 
 
 def digest_in(metadata: str) -> str:
@@ -125,6 +143,7 @@ def build(image: str, platforms: Sequence[str], commit: Commit, *, pull: bool = 
             ca_bundle=ca_bundle(),
             proxies=proxies(),
             pull=pull,
+            instead=stand_ins(root, today=pull),
             metadata=metadata,
             root=root,
         )

@@ -40,6 +40,7 @@ from lib import service as service_file
 from lib.access import access, pulls_left
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
 from lib.distribution import HUB_LOGIN, Login, Refused, login_of
+from lib.images import references
 from lib.names import SEMVER, ImageName, image_name, parse_version, repository_name
 from lib.service import Service
 from lib.settings import EDGE_PORT, wanted
@@ -401,6 +402,21 @@ def service_toml(world: World) -> Iterator[Line]:
         yield Line(WRONG, difference, "make both say the same: service.toml, or the file that it names")
     if not found:
         yield Line(OK, f"service.toml describes {name}, and the files beside it agree")
+
+
+def digests(world: World) -> Iterator[Line]:
+    """Images have digests, or it is said that they have none: a tag is what its owner makes of it each day."""
+    try:
+        found = references(world.root)
+    except UsageError as error:
+        yield Line(WRONG, str(error), "correct it in the Dockerfile, compose.yaml or deploy/")
+        return
+    without = list(dict.fromkeys(each.image for each in found if not each.digest))
+    if without:
+        said = f"{', '.join(without)}: by tag alone; python3 scripts/pin_images.py gives each image its digest"
+        yield Line(OK, said)
+    elif found:
+        yield Line(OK, "every image has its digest")
 
 
 # GitHub
@@ -945,7 +961,7 @@ def deployed(world: World) -> Iterator[Line]:
 
 CHECKS: dict[str, tuple[Callable[[World], Iterator[Line]], ...]] = {
     "this machine": (python, git, docker_engine, proxy, names_in_containers),
-    "the clone": (repository, origin, main_branch, history, tags, line_endings, template, service_toml),
+    "the clone": (repository, origin, main_branch, history, tags, line_endings, template, service_toml, digests),
     "GitHub": (
         *(on_github, default_branch, actions, account, spelling, values),
         *(environments, rules, last_run, deploy_settings),

@@ -66,7 +66,7 @@ def backing_command(backing: Backing, network: str) -> list[str]:
     """Return the command that starts a backing service, which the service finds under its name."""
     return [
         *("docker", "run", "--detach", "--network", network, "--network-alias", backing.name),
-        *(*variables(backing.environment), "--label", containers.label(), backing.image),
+        *(*variables(backing.environment), "--label", containers.label(), engine.here(backing.image)),
     ]
 
 

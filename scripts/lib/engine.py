@@ -13,6 +13,7 @@ from typing import Any
 
 from lib import standin
 from lib.command import Failure, run
+from lib.images import without_digest
 from lib.service import PLATFORMS
 
 # Docker's own example and Docker Engine 29's default; see the documentation of the image store:
@@ -104,6 +105,12 @@ def look() -> Engine:
     return found if found.version or found.why_not else replace(found, why_not=said)
 
 
+def here(reference: str) -> str:
+    """Return a reference as the engine that `docker` talks to has it: a stand-in has another digest."""
+    plain = without_digest(reference)
+    return plain if plain != reference and look().stands_in else reference
+
+
 def problems(engine: Engine, platforms: Sequence[str]) -> list[str]:
     """Return what keeps an engine from running the pipeline, a sentence each with what to do.
 
@@ -131,8 +138,8 @@ def problems(engine: Engine, platforms: Sequence[str]) -> list[str]:
     missing = [platform for platform in platforms if platform not in engine.platforms]
     if missing and engine.buildx:
         found.append(
-            f"the engine cannot run {', '.join(missing)}: install qemu-user-static and binfmt-support, or run"
-            " docker run --privileged --rm tonistiigi/binfmt --install all"
+            f"the engine cannot run {', '.join(missing)}: install qemu-user-static and binfmt-support from your"
+            " distribution; Docker Desktop has them"
         )
     return found
 

@@ -24,7 +24,7 @@ import re
 import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +300,23 @@ def load(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Service:
         raise UsageError(f'cannot read {path}: {error.strerror}; it needs one line: name = "your-service"') from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
-    return parse(text, environ)
+    return completed(parse(text, environ), root)
+
+
+def completed(this: Service, root: Path) -> Service:
+    """Return a service whose backing services have the digests that compose.yaml has for their images.
+
+    Dependabot keeps them current there; it does not read service.toml.
+    """
+    compose = root / "compose.yaml"
+    found = services_in(compose.read_text("utf-8")) if this.backing and compose.is_file() else {}
+    backing = []
+    for one in this.backing:
+        digest = re.search(
+            rf"(?m)^    image: [\"']?{re.escape(one.image)}(@sha256:[0-9a-f]{{64}})", found.get(one.name, "")
+        )
+        backing.append(replace(one, image=one.image + digest[1]) if digest else one)
+    return replace(this, backing=tuple(backing))
 
 
 # What cannot read TOML says the same; `differences` holds it equal.

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib.command import ROOT, UsageError, say
+from lib.engine import here
+from lib.images import references
 from lib.names import FORMER, PIPELINE
 from lib.service import Backing, Service
 from lib.swarm import LONGEST_NAME, fitting
@@ -282,11 +284,11 @@ def overlay(settings: Settings, image: str) -> str:
         }
         for name, command in service.processes.items()
     }
-    beside = {one.name: {"image": one.image, "environment": dict(one.environment)} for one in settings.own}
+    beside = {one.name: {"image": here(one.image), "environment": dict(one.environment)} for one in settings.own}
     return json.dumps(
         {
             "services": {
-                "edge": {"deploy": {"labels": {PUBLISH_LABEL: str(service.publish)}}},
+                "edge": {**edge_image(), "deploy": {"labels": {PUBLISH_LABEL: str(service.publish)}}},
                 "web": {**common, **({"deploy": place} if place else {})},
                 **processes,
                 **beside,
@@ -295,6 +297,14 @@ def overlay(settings: Settings, image: str) -> str:
             "volumes": {f"service-{name}": {} for name in volumes},
         }
     )
+
+
+def edge_image() -> dict[str, str]:
+    """Return the edge's image if it is not the one that the stack's file names, because the engine stands in for it."""
+    for each in references(DEPLOY.parent):
+        if each.file == "deploy/compose.stack.yaml" and each.digest:
+            return {"image": each.image} if here(f"{each.image}@{each.digest}") == each.image else {}
+    return {}
 
 
 def places(settings: Settings) -> list[str]:

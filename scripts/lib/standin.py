@@ -22,6 +22,7 @@ from pathlib import Path
 from lib import apt
 from lib.command import ROOT, run, say
 from lib.daemon import Daemon
+from lib.images import without_digest
 from lib.names import PIPELINE
 
 PORT = 5055
@@ -177,7 +178,8 @@ def images(root: Path = ROOT) -> list[str]:
     """Return the images that a project starts from and that can be made, as `name:tag`, each once.
 
     They are named in its Dockerfile, its service.toml, its compose.yaml and its deploy folder, and in those of its
-    tests' services; the registry is pipeline.py's. An image that is named by its digest can be no other's.
+    tests' services; the registry is pipeline.py's. A digest is that of the official image, so it is left out: where
+    the engine takes stand-ins, `lib.engine.here` leaves it out as well.
     """
     named: list[str] = []
     for folder in (root, *sorted(file.parent for file in root.glob("tests/**/Dockerfile"))):
@@ -187,8 +189,9 @@ def images(root: Path = ROOT) -> list[str]:
             named += bases(text) if file.name == "Dockerfile" else re.findall(IMAGE, text, re.M)
     found = []
     for name in (*named, REGISTRY):
-        repository, _, tag = re.sub(r"^(docker\.io/)?(library/)?", "", name).partition(":")
-        if repository in RECIPES and "@" not in tag:
+        plain = re.sub(r"^(docker\.io/)?(library/)?", "", without_digest(name))
+        repository, _, tag = plain.partition(":")
+        if repository in RECIPES:
             found.append(f"{repository}:{tag or 'latest'}")
     return list(dict.fromkeys(found))
 

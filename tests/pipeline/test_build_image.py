@@ -43,6 +43,12 @@ def test_build_command() -> None:
     ]
 
 
+def test_build_command_with_stand_ins() -> None:
+    """The Dockerfile's image by its digest is another one here; the Dockerfile stays as it is."""
+    command = build_image.build_command("x", [], COMMIT, instead={"python:3@sha256:0": "python:3"}, metadata=Path("m"))
+    assert command[command.index("--build-context") + 1] == "python:3@sha256:0=docker-image://python:3"
+
+
 def test_build_command_behind_a_proxy() -> None:
     """A proxy and a corporate CA reach the build, by name and as a secret: no image keeps them."""
     command = build_image.build_command(

@@ -278,6 +278,10 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
         lambda road: setattr(road, "differences", ["Dockerfile: EXPOSE is 8000, and service.toml has port = 80"]),
         *("service_toml", WRONG, "EXPOSE is 8000", "make both say the same"),
     ),
+    "image whose name is wrong": (
+        lambda road: write(road.root, {"Dockerfile": "FROM Python:3\n"}),
+        *("digests", WRONG, "'Python:3' is not the name of an image", "correct it in the Dockerfile"),
+    ),
     "gh may not see the repository": (
         lambda road: road.state.update(visible=False),
         *("on_github", WRONG, "shows no repository octo/hello", "gh auth status"),
@@ -749,6 +753,23 @@ def accepts(port: int) -> bool:
     """Whether something listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "said"),
+    [
+        (
+            "FROM python:3\nFROM python:3\n",
+            "python:3: by tag alone; python3 scripts/pin_images.py gives each image its",
+        ),
+        (f"FROM python:3@sha256:{'0' * 64}\n", "every image has its digest"),
+    ],
+)
+def test_images_by_tag_raise_no_alarm(road: Road, dockerfile: str, said: str) -> None:
+    """It is said in one line, and is the owner's choice."""
+    write(road.root, {"Dockerfile": dockerfile})
+    (line,) = doctor.digests(road.world())
+    assert (line.state, said in line.said) == (OK, True)
 
 
 def test_this_machine_for_real() -> None:

@@ -50,7 +50,8 @@ def test_every_base_image_of_the_project_has_a_stand_in() -> None:
         ("ARG PYTHON=3.13\nFROM python:${PYTHON:-3.12}-slim\n", ["python:3.13-slim"]),
         ("from python as a\nFROM scratch\n", ["python:latest"]),
         ("FROM docker.io/library/python:3.13\nFROM library/python:3.12\n", ["python:3.13", "python:3.12"]),
-        ("FROM python:3.13-slim@sha256:0123\nFROM ghcr.io/octo/python:3.13\nFROM octo/python:1\n", []),
+        (f"FROM python:3.13-slim@sha256:{64 * '0'}\nFROM python@sha256:{64 * '1'}\n", ["3.13-slim", "python:latest"]),
+        ("FROM ghcr.io/octo/python:3.13\nFROM octo/python:1\n", []),
         ("# FROM python:3.9\nFROM node:22\n", []),
     ],
 )
