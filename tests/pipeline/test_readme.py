@@ -63,6 +63,18 @@ def test_scripts_that_are_named_are_there() -> None:
             assert (ROOT / "scripts" / name).exists(), f"{page.name}: {name}"
 
 
+@ours
+def test_every_tool_has_a_publisher() -> None:
+    """CONTRIBUTING.md says who publishes each development tool, and why one that a stranger packs is there."""
+    text = (ROOT / "requirements-dev.in").read_text("utf-8")
+    tools = {line for line in text.split("\n") if re.fullmatch(r"[A-Za-z][\w-]*", line)}
+    tables = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Who publishes the tools")[2]
+    own = re.findall(r"^\| their own projects, on PyPI \| (.+) \|$", tables, re.M)[0].split(", ")
+    packed = re.findall(r"^\| `([\w-]+)` \| .+ by \[.+\]\(https://github\.com/.+\) \| .+ \|$", tables, re.M)
+    assert sorted([*own, *packed], key=str.lower) == sorted(tools, key=str.lower)
+    assert len(packed) == 5, "the text above the table says how many"
+
+
 FENCED = {
     "python3 scripts/pipeline.py --setup": "tests/container/test_pipeline.py::test_build_to_run",
     "python3 scripts/check.py --setup": "tests/pipeline/test_check_run.py::test_all_checks_pass",
