@@ -30,7 +30,7 @@ from lib.command import ROOT, STATE, Failure, UsageError, last_line, parser, run
 from lib.template import RECORD, parse_record, pipeline_state
 
 SERVICE_PACKAGES = ("redis-server", "openssl", "curl")  # for the service's tests alone
-TEST_PACKAGES = (*SERVICE_PACKAGES, "docker-registry", "iproute2", "openssh-server", "gh")
+TEST_PACKAGES = (*SERVICE_PACKAGES, "docker-registry", "iproute2", "openssh-server", "gh", "sudo", "nftables", "nmap")
 BROWSER_PACKAGES = ("chromium", "chromium-driver")  # Ubuntu has only snaps, which hold no driver of theirs
 REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")

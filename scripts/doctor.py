@@ -845,7 +845,9 @@ def key_restriction(world: World) -> Iterator[Line]:
         fix = f"{prepare}; then remove other lines from ~deploy/.ssh/authorized_keys on the host"
         yield Line(WRONG, f"a key of the user deploy is not restricted, and opens a shell: {name}", fix)
     elif lines:
-        yield Line(OK, "each key of the user deploy is restricted")
+        engine_too = any(prepare_host.ENGINE in line for line in lines)
+        what = ", to the engine, which is as powerful as root" if engine_too else ""
+        yield Line(OK, f"each key of the user deploy is restricted{what}")
     else:
         yield Line(MISSING, "a key for the user deploy on the host", prepare)
 

@@ -5,21 +5,30 @@
   python3 scripts/prepare_host.py root@second.example.com --join root@host.example.com
 
 Installs the Docker Engine from the distribution, makes the machine a Swarm (or, with --join, a worker of
-one), and adds a user `deploy` whose key can do nothing but talk to the engine. Then prints the variables
-and the secret to set on GitHub. Doing it twice changes nothing. You need to be root there, or be allowed
-to use sudo without a password, and to have accepted the host's key before: this script trusts no new one.
+one), lets only the Swarm's hosts reach the Swarm's ports, and adds a user `deploy` whose key can do nothing
+but redeploy what this repository's CI vouches for: DOCKERHUB_USERNAME, IMAGE_REPOSITORY and REGISTRY name
+the image, and the host keeps that, service.toml and deploy/ as root's. After a change of these, run it
+again. With --engine the key talks to the Docker Engine instead, which is as powerful as root.
+
+Then prints the variables and the secret to set on GitHub. Doing it twice changes nothing. You need to be
+root there, or be allowed to use sudo without a password, and to have accepted the host's key before: this
+script trusts no new one.
 """
 
 from __future__ import annotations
 
+import grp
 import io
+import json
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import textwrap
+import urllib.error
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,41 +36,79 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import engine
-from lib import containers
+from lib import apt, containers, firewall
 from lib.command import ROOT, Failure, UsageError, home, last_line, parser, run, say, shown, start
-from lib.names import FORMER, PIPELINE
+from lib.distribution import get
+from lib.github import GITHUB, INSTALL, repository
+from lib.host import FIXED, INSTALLED, SETTINGS, shipped
+from lib.names import FORMER, PIPELINE, checked_out, image_name
 from lib.ssh import DEPLOY_USER, Target, parse_target, public_half, ssh_settings
+from lib.swarm import valid_stack
 
 KEYS = [home() / ".ssh" / f"{name}_deploy" for name in (PIPELINE, FORMER)]
 """The keys to deploy with: the one that is made, and the one that an earlier version made."""
 OLDEST_ENGINE = 25  # the first that knows a health check's start_interval, which deploy/compose.stack.yaml uses
 
-# A key that can open no shell and forward nothing: DOCKER_HOST=ssh://… runs exactly this command on the host.
-RESTRICTIONS = 'restrict,command="docker system dial-stdio"'
+ENGINE = "docker system dial-stdio"
+"""What a key may run that talks to the engine."""
 
 
-def here_command(folder: str, public_key: str, token: str, manager: str, *, dry_run: bool) -> list[str]:
+def here_command(
+    folder: str,
+    public_key: str,
+    token: str,
+    manager: str,
+    *,
+    engine_too: bool,
+    nodes: Sequence[str] = (),
+    dry_run: bool,
+) -> list[str]:
     """Return the command that prepares the machine that it runs on; `folder` has these scripts there."""
     join = ["--join", manager] if manager else []
+    authorize = ["--authorize", public_key] if public_key else []
     return [
         # -B: otherwise root's .pyc files stay behind, and the login user cannot delete them.
-        *("python3", "-B", f"{folder}/prepare_host.py", "--here", "--authorize", public_key, *join),
+        *("python3", "-B", f"{folder}/scripts/prepare_host.py", "--here", *authorize, *join),
         *(["--token-file", f"{folder}/token"] if token else []),
+        *(["--engine"] if engine_too else []),
+        *(["--nodes", ",".join(nodes)] if nodes else []),
         *(["--dry-run"] if dry_run else []),
     ]
 
 
-def scripts_archive(token: str) -> bytes:
+def to_be_fixed(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what the host keeps as root: which image, whose repository vouches for it, and what the stack is called.
+
+    Raises UsageError if a variable is missing, or if nothing on GitHub could vouch for an image.
+    """
+    commit = checked_out(env=env)
+    image = image_name(env, commit.repository)
+    ledger = repository(env, commit.url)
+    if ledger is None or ledger.server != GITHUB:
+        raise UsageError(
+            f"origin is {commit.url or 'not set'}, and not a repository on {GITHUB}, so the host could verify nothing;"
+            " set origin, or add --engine: then the key talks to the engine, which is as powerful as root"
+        )
+    found = {
+        "REGISTRY": image.registry,
+        "IMAGE_NAMESPACE": image.namespace,
+        "IMAGE_REPOSITORY": image.repository,
+        "STACK": valid_stack(env.get("STACK") or image.repository),
+        "GITHUB_REPOSITORY": ledger.slug,
+    }
+    return {**found, **{name: env[name] for name in FIXED if env.get(name) and name not in found}}
+
+
+def scripts_archive(token: str, fixed: Mapping[str, str]) -> bytes:
     """Return a tar of what has to run on the host, with the token to join by, which no list of processes shows."""
+    scripts = {f"scripts/{name}": (ROOT / "scripts" / name).read_bytes() for name in ("prepare_host.py", "engine.py")}
+    files = {**shipped(), **scripts, SETTINGS: json.dumps(fixed, indent=2).encode(), "token": token.encode()}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("prepare_host.py", "engine.py", "lib"):
-            archive.add(
-                ROOT / "scripts" / name, name, filter=lambda entry: None if "__pycache__" in entry.name else entry
-            )
-        entry = tarfile.TarInfo("token")
-        entry.size, entry.mode = len(token), 0o600
-        archive.addfile(entry, io.BytesIO(token.encode()))
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o600 if name == "token" else 0o755 if name[-3:] == ".py" else 0o644
+            archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -91,14 +138,28 @@ def sudo(target: Target) -> list[str]:
     return [] if target.user == "root" or on(target, "id -u") == "0" else ["sudo", "--non-interactive"]
 
 
-def prepare(target: Target, public_key: str, *, token: str = "", manager: str = "", dry_run: bool) -> None:
-    """Send the scripts to the target, run them there as root, and remove them."""
+def prepare(
+    target: Target,
+    public_key: str,
+    fixed: Mapping[str, str],
+    *,
+    token: str = "",
+    manager: str = "",
+    nodes: Sequence[str] = (),
+    dry_run: bool,
+) -> None:
+    """Send the scripts to the target, run them there as root, and remove them; with nothing `fixed`, for --engine.
+
+    Without a key, only the Swarm's other hosts, `nodes`, are let in.
+    """
     root = sudo(target)
     folder = on(target, "mktemp -d")
     if not re.fullmatch(r"/[A-Za-z0-9/._-]+", folder):
         raise Failure(f"mktemp on {target.host} said {folder!r}")
-    command = shown([*root, *here_command(folder, public_key, token, manager, dry_run=dry_run)])
-    on(target, f"trap 'rm -rf {folder}' EXIT; tar -x -C {folder} && {command}", scripts_archive(token))
+    engine_too = bool(public_key) and not fixed and not manager
+    here = here_command(folder, public_key, token, manager, engine_too=engine_too, nodes=nodes, dry_run=dry_run)
+    command = shown([*root, *here])
+    on(target, f"trap 'rm -rf {folder}' EXIT; tar -x -C {folder} && {command}", scripts_archive(token, fixed))
 
 
 def reached(target: Target, settings: Mapping[str, str]) -> Target:
@@ -168,7 +229,6 @@ or set by hand, under Settings > Environments > production:
   secret    DEPLOY_SSH_KEY      what is in {key}
 
 Let the world reach port 4000, or 80 and 443 if DOMAIN is set; port {real.port or 22} only from addresses you trust.
-Let the hosts of a cluster, and nobody else, reach each other at 2377/tcp, 7946/tcp, 7946/udp and 4789/udp.
 
 Another host joins with: python3 scripts/prepare_host.py root@OTHER --join {root}"""
 
@@ -187,11 +247,26 @@ def check_public_key(text: str) -> str:
     return text
 
 
-def authorized(existing: str, public_key: str) -> str:
-    """Return the text of an authorized_keys file that has the key once, restricted."""
-    line = f"{RESTRICTIONS} {public_key}"
+def authorized(existing: str, public_key: str, command: str) -> str:
+    """Return the text of an authorized_keys file that has the key once, able to run one command and nothing else."""
+    line = f'restrict,command="{command.replace(chr(34), chr(92) + chr(34))}" {public_key}'
     kept = [old for old in existing.splitlines() if old.strip() and public_key.split()[1] not in old]
     return "\n".join([*kept, line]) + "\n"
+
+
+def entry(stack: str) -> str:
+    """Return the path of what a key of a stack runs as root."""
+    return str(INSTALLED / stack / "scripts" / "on_host.py")
+
+
+def forced_command(stack: str) -> str:
+    """Return what a key of a stack runs: the entry with what was asked as one word, which no shell takes apart."""
+    return f'sudo --non-interactive {entry(stack)} -- "$SSH_ORIGINAL_COMMAND"'
+
+
+def sudoers(stack: str) -> str:
+    """Return what lets the user run the entry as root, and nothing else: sudoers(5)."""
+    return f"# Written by prepare_host.py.\n{DEPLOY_USER} ALL=(root) NOPASSWD: {entry(stack)}\n"
 
 
 def act(command: Sequence[str], dry_run: bool) -> None:
@@ -215,8 +290,14 @@ def swarm_command(token: str, manager: str) -> list[str]:
     return ["docker", "swarm", "init"]
 
 
-def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) -> None:
-    """Give this machine an engine and a Swarm, its own or the manager's, and its own one a user who deploys."""
+def prepare_here(
+    public_key: str, token: str, manager: str, *, nodes: Sequence[str] = (), engine_too: bool, dry_run: bool
+) -> None:
+    """Give this machine an engine, a firewall and a Swarm, its own or the manager's, and its own a user who deploys.
+
+    `nodes` are the addresses of the Swarm's other hosts, besides those that this machine knows of. Without a key, only
+    the firewall is written. With `engine_too`, whoever deploys talks to the engine itself.
+    """
     if os.geteuid() != 0 and not dry_run:
         raise Failure("this has to run as root; log in as root, or as somebody who may use sudo without a password")
     version = containers.server_version()
@@ -230,6 +311,11 @@ def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) ->
                 act(["systemctl", "enable", "--now", "docker"], dry_run)
             engine.restart(False)
     state = "" if dry_run and not version else run(["docker", "info", "--format", "{{.Swarm.LocalNodeState}}"]).stdout
+    if nodes:
+        check_encryption()
+    protect([*nodes, *(swarm_nodes() if state.strip() == "active" and not manager else [])], dry_run)
+    if not public_key:
+        return
     if state.strip() != "active":
         what = "a worker of the Swarm" if manager else "a Swarm"
         say(f"{'would make' if dry_run else 'making'} this machine {what}")
@@ -238,7 +324,157 @@ def prepare_here(public_key: str, token: str, manager: str, *, dry_run: bool) ->
             if done.returncode:  # the command stays unsaid: the token is in it
                 raise Failure(f"cannot make this machine {what}{last_line(done)}")
     if not manager:
-        add_deploy_user(public_key, dry_run)
+        command = ENGINE if engine_too else install(json.loads((ROOT / SETTINGS).read_text("utf-8")), dry_run)
+        add_deploy_user(public_key, command, dry_run)
+
+
+ADDRESSES = "{{.Status.Addr}} {{with .ManagerStatus}}{{.Addr}}{{end}}"
+
+
+def parse_nodes(said: str) -> list[str]:
+    """Return addresses from lines of ADDRESSES; a manager may know itself as 0.0.0.0, and by where it is managed."""
+    found = []
+    for line in said.splitlines():
+        address, _, managed = line.partition(" ")
+        found += [address, managed.rpartition(":")[0].strip("[]")]
+    return [address for address in dict.fromkeys(found) if address not in ("", "0.0.0.0", "::")]  # noqa: S104
+
+
+def swarm_nodes() -> list[str]:
+    """Return the addresses of the hosts of the Swarm that this machine manages; raise Failure for a worker."""
+    done = run(["docker", "node", "ls", "--quiet"], check=False)
+    if done.returncode:
+        raise Failure("this machine is a worker of a Swarm; prepare it with --join and one of its managers")
+    return parse_nodes(run(["docker", "node", "inspect", "--format", ADDRESSES, *done.stdout.split()]).stdout)
+
+
+def may_encrypt() -> bool:
+    """Whether this kernel can do what encrypted networks need: ESP with AES-GCM, tried where nobody else sees it."""
+    state = "xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 1 mode transport aead rfc4106(gcm(aes))"
+    return run(["unshare", "--net", "ip", *state.split(), "0x" + "01" * 20, "64"], check=False).returncode == 0
+
+
+def check_encryption() -> None:
+    """Raise Failure if the stack's networks are encrypted and this machine cannot take part: nothing would reach it."""
+    wanted = [path.name for path in sorted((ROOT / "deploy").glob("*.yaml")) if "encrypted" in path.read_text("utf-8")]
+    if wanted and not may_encrypt():
+        raise Failure(
+            "this machine's kernel cannot encrypt what hosts send each other (CONFIG_INET_ESP, CONFIG_CRYPTO_GCM);"
+            f" choose another kernel, or, if nobody else is on their network, take driver_opts out of"
+            f" {' and '.join(wanted)} in deploy/"
+        )
+
+
+def protect(nodes: Sequence[str], dry_run: bool) -> None:
+    """Let only these hosts reach the Swarm's ports here, from now on and after a restart."""
+    if not shutil.which("nft"):
+        say("would install nftables" if dry_run else "installing nftables")
+        if not dry_run:
+            apt.install(["nftables"])
+    rules = firewall.rules(nodes)
+    if dry_run:
+        say(f"would write {firewall.FILE}:\n{rules}")
+    else:
+        Path(firewall.FILE).parent.mkdir(mode=0o755, exist_ok=True)
+        write(Path(firewall.FILE), rules, 0o644, dry_run)
+    act(["nft", "-f", firewall.FILE], dry_run)
+    if engine.has_systemd():
+        write(Path("/etc/systemd/system") / firewall.UNIT, firewall.unit(), 0o644, dry_run)
+        act(["systemctl", "daemon-reload"], dry_run)
+        act(["systemctl", "enable", firewall.UNIT], dry_run)
+
+
+def write(path: Path, content: str | bytes, mode: int, dry_run: bool) -> None:
+    """Make a file what it should be, or only say so; a file that is right already is left alone."""
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
+        return
+    say(f"{'would write' if dry_run else 'writing'} {path}")
+    if dry_run:
+        return
+    new = path.with_name(f".{path.name}.new")  # sudo reads no file with a dot in its name
+    new.touch(mode=0o600)
+    new.chmod(mode)
+    new.write_bytes(data)
+    new.replace(path)
+
+
+def install(fixed: Mapping[str, str], dry_run: bool) -> str:
+    """Install what redeploys on this host's own, as root's; return what a key may run."""
+    stack = fixed["STACK"]
+    if not shutil.which("sudo"):
+        say("would install sudo" if dry_run else "installing sudo")
+        if not dry_run:
+            apt.install(["sudo"])
+    need_gh(dry_run)
+    folder = INSTALLED / stack
+    files = {**shipped(), SETTINGS: (ROOT / SETTINGS).read_bytes()}
+    if not dry_run:
+        for name in {str(Path(name).parent) for name in files}:
+            (folder / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name, content in files.items():
+        write(folder / name, content, 0o755 if name.endswith("_host.py") else 0o644, dry_run)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".pyc" and path.relative_to(folder).as_posix() not in files:
+            say(f"{'would remove' if dry_run else 'removing'} {path}")
+            if not dry_run:
+                path.unlink()
+    rule = Path("/etc/sudoers.d") / f"{PIPELINE}-{stack}"
+    write(rule, sudoers(stack), 0o440, dry_run)
+    if not dry_run and (done := run(["visudo", "--check", "--quiet", "--file", str(rule)], check=False)).returncode:
+        rule.unlink()
+        raise Failure(f"sudo does not take {rule}{last_line(done)}")
+    return forced_command(stack)
+
+
+KEYRING = "https://cli.github.com/packages/githubcli-archive-keyring.gpg"
+"""What signs GitHub's packages: https://github.com/cli/cli/blob/trunk/docs/install_linux.md#debian."""
+KEYRING_HERE = "/etc/apt/keyrings/githubcli-archive-keyring.gpg"
+GH_SOURCE = f"""Types: deb
+URIs: https://cli.github.com/packages
+Suites: stable
+Components: main
+Signed-By: {KEYRING_HERE}
+"""
+GH_ONLY = """Package: *
+Pin: origin cli.github.com
+Pin-Priority: -1
+
+Package: gh
+Pin: origin cli.github.com
+Pin-Priority: 990
+"""
+
+
+def knows_attestations() -> bool:
+    """Whether the `gh` here, if any, can verify who signed an image; those of Debian 13 and Ubuntu 24.04 cannot."""
+    return (
+        bool(shutil.which("gh"))
+        and "--signer-workflow" in run(["gh", "attestation", "verify", "--help"], check=False).stdout
+    )
+
+
+def need_gh(dry_run: bool) -> None:
+    """Have a `gh` that verifies what this host is asked to run, from GitHub's own packages if need be."""
+    if knows_attestations():
+        return
+    say(f"{'would install' if dry_run else 'installing'} gh from https://cli.github.com/packages")
+    if dry_run:
+        return
+    try:
+        keyring = get(KEYRING).body
+        Path(KEYRING_HERE).parent.mkdir(mode=0o755, exist_ok=True)
+        write(Path(KEYRING_HERE), keyring, 0o644, dry_run)
+        write(apt.FOLDER / "sources.list.d/github-cli.sources", GH_SOURCE, 0o644, dry_run)
+        write(apt.FOLDER / "preferences.d/github-cli", GH_ONLY, 0o644, dry_run)
+        apt.update()
+        run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "gh"], env=apt.QUIET)
+    except (Failure, urllib.error.HTTPError) as error:
+        raise Failure(
+            f"cannot install gh ({error}); install 2.51 or newer there ({INSTALL}), or add --engine"
+        ) from error
+    if not knows_attestations():
+        raise Failure(f"the gh there cannot verify attestations; install 2.51 or newer ({INSTALL}), or add --engine")
 
 
 def is_locked(user: str) -> bool:
@@ -250,36 +486,72 @@ def is_locked(user: str) -> bool:
     return any(line.startswith(f"{user}:!") for line in lines)
 
 
-def add_deploy_user(public_key: str, dry_run: bool) -> None:
-    """Add the user whose key talks to the engine and does nothing else."""
+def add_deploy_user(public_key: str, command: str, dry_run: bool) -> None:
+    """Add the user whose key runs one command and does nothing else."""
     try:
-        home = Path(pwd.getpwnam(DEPLOY_USER).pw_dir)
+        folder = Path(pwd.getpwnam(DEPLOY_USER).pw_dir)
     except KeyError:
-        home = Path("/home") / DEPLOY_USER
+        folder = Path("/home") / DEPLOY_USER
         act(["useradd", "--create-home", "--shell", "/bin/sh", "--password", NO_PASSWORD, DEPLOY_USER], dry_run)
     else:
         if is_locked(DEPLOY_USER):
             act(["usermod", "--password", NO_PASSWORD, DEPLOY_USER], dry_run)
-    act(["usermod", "--append", "--groups", "docker", DEPLOY_USER], dry_run)
-    keys = home / ".ssh" / "authorized_keys"
-    text = authorized(keys.read_text("utf-8") if keys.exists() else "", public_key)
-    say(f"{'would write' if dry_run else 'writing'} {keys}: a key that may only run docker system dial-stdio")
+    keys = folder / ".ssh" / "authorized_keys"
+    text = authorized(keys.read_text("utf-8") if keys.exists() else "", public_key, command)
+    group = "docker"
+    if ENGINE in text:
+        act(["usermod", "--append", "--groups", group, DEPLOY_USER], dry_run)
+        say(f"{DEPLOY_USER} talks to the engine, which is as powerful as root")
+    elif DEPLOY_USER in members(group):
+        act(["gpasswd", "--delete", DEPLOY_USER, group], dry_run)
+    say(f"{'would write' if dry_run else 'writing'} {keys}: a key that may only run {command}")
     if dry_run:
         return
-    user = pwd.getpwnam(DEPLOY_USER)
-    keys.parent.mkdir(mode=0o700, exist_ok=True)
+    # Root's, so that nothing that runs as this user can change it; sshd reads it as the user.
+    keys.parent.mkdir(mode=0o755, exist_ok=True)
     keys.write_text(text, "utf-8")
-    keys.chmod(0o600)
-    for path in (keys.parent, keys):
-        os.chown(path, user.pw_uid, user.pw_gid)
+    for path, mode in ((keys.parent, 0o755), (keys, 0o644)):
+        path.chmod(mode)
+        os.chown(path, 0, 0)
 
 
-def join_facts(target: Target) -> tuple[str, str]:
-    """Return the address and the token by which a worker joins a manager's Swarm."""
+def members(group: str) -> list[str]:
+    """Return who is in a group besides those whose first one it is; nobody, if there is no such group."""
+    try:
+        return grp.getgrnam(group).gr_mem
+    except KeyError:
+        return []
+
+
+def join_facts(target: Target) -> tuple[str, str, list[str]]:
+    """Return the address and the token by which a worker joins a manager's Swarm, and the addresses of its hosts."""
     root = sudo(target)
     token = on(target, shown([*root, "docker", "swarm", "join-token", "--quiet", "worker"]))
     address = on(target, shown([*root, "docker", "info", "--format", "{{.Swarm.NodeAddr}}"]))
-    return f"{address}:2377", token
+    nodes = on(target, shown([*root, "docker", "node", "ls", "--quiet"])).split()
+    said = on(target, shown([*root, "docker", "node", "inspect", "--format", ADDRESSES, *nodes]))
+    return f"[{address}]:2377" if ":" in address else f"{address}:2377", token, [address, *parse_nodes(said)]
+
+
+def own_address(target: Target, manager: str) -> str:
+    """Return the address that a machine reaches a manager from: the one that the manager's host has to let in."""
+    said = on(target, shown(["ip", "-o", "route", "get", manager.rpartition(":")[0].strip("[]")]))
+    found = re.search(r" src (\S+)", said)
+    if not found:
+        raise Failure(f"{target.host} has no way to {manager}: {said!r}")
+    return firewall.addresses([found[1]])[0]
+
+
+def join(target: Target, boss: Target, public_key: str, *, dry_run: bool) -> None:
+    """Make a machine a worker of a manager's Swarm; the hosts let each other in first, and nobody else."""
+    address, token, nodes = join_facts(boss)
+    mine = own_address(target, address)
+    prepare(boss, "", {}, nodes=[mine], dry_run=dry_run)
+    prepare(target, public_key, {}, token=token, manager=address, nodes=firewall.addresses(nodes), dry_run=dry_run)
+    say(f"{target.host} {'would be' if dry_run else 'is'} a worker of {boss}'s Swarm")
+    for other in firewall.addresses(nodes):
+        if other not in (mine, address.rpartition(":")[0].strip("[]")):
+            say(f"{other} has to let {mine} in, too: python3 scripts/prepare_host.py root@{other} --join {boss}")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -289,26 +561,33 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument(
         "--key", type=Path, default=deploy_key(), help="the key to deploy with (default: %(default)s)"
     )
+    arguments.add_argument(
+        "--engine",
+        action="store_true",
+        help="let the key talk to the engine: as powerful as root, and nothing to verify",
+    )
     arguments.add_argument("--dry-run", action="store_true", help="say what would be done there, and do nothing")
     arguments.add_argument("--here", action="store_true", help="prepare this very machine (used over SSH)")
+    arguments.add_argument("--nodes", default="", help="with --here: the addresses of the Swarm's other hosts")
     arguments.add_argument("--authorize", default="", metavar="PUBLIC_KEY", help="with --here: who may deploy")
     arguments.add_argument("--token-file", type=Path, help="with --here --join: what to join by")
     options = arguments.parse_args(argv)
     if options.here:
         token = options.token_file.read_text("utf-8").strip() if options.token_file else ""
-        prepare_here(check_public_key(options.authorize), token, options.join, dry_run=options.dry_run)
+        key = check_public_key(options.authorize) if options.authorize else ""
+        nodes = firewall.addresses(options.nodes.split(",") if options.nodes else ())
+        prepare_here(key, token, options.join, nodes=nodes, engine_too=options.engine, dry_run=options.dry_run)
         return 0
     if not options.target:
         raise UsageError("which machine? python3 scripts/prepare_host.py root@host.example.com")
     target = parse_target("the machine", options.target)
+    fixed = {} if options.engine or options.join else to_be_fixed(os.environ)
     real, hosts = trusted(target)
     public_key = make_key(options.key)
     if options.join:
-        address, token = join_facts(parse_target("--join", options.join))
-        prepare(target, public_key, token=token, manager=address, dry_run=options.dry_run)
-        say(f"{target.host} {'would be' if options.dry_run else 'is'} a worker of {options.join}'s Swarm")
+        join(target, parse_target("--join", options.join), public_key, dry_run=options.dry_run)
         return 0
-    prepare(target, public_key, dry_run=options.dry_run)
+    prepare(target, public_key, fixed, dry_run=options.dry_run)
     print(what_to_set(target, real, hosts, options.key))
     return 0
 

@@ -11,8 +11,9 @@ asks the page through the edge until every answer carries the new revision. When
 that served before is put back, and this says which one is serving.
 
 Where: this machine's engine; DOCKER_HOST=ssh://user@host; or DEPLOY_HOST with DEPLOY_KNOWN_HOSTS and
-DEPLOY_SSH_KEY. In a workflow with no host, or with --rehearse, the stack is deployed to the engine that is
-there, and taken away again. What: the image that DOCKERHUB_USERNAME, IMAGE_REPOSITORY and REGISTRY name.
+DEPLOY_SSH_KEY: there the host does all this itself, if the key lets nobody do anything else. In a workflow
+with no host, or with --rehearse, the stack is deployed to the engine that is there, and taken away again.
+What: the image that DOCKERHUB_USERNAME, IMAGE_REPOSITORY and REGISTRY name.
 How, remembered by the Swarm from one time to the next, until it is set to `none`: DOMAIN (HTTPS with a certificate),
 EDGE_PORT (as service.toml says), REPLICAS (2), and the address of a backing service elsewhere (such as REDIS_URL).
 The secrets that service.toml names are variables of their names, or lines NAME=value in SERVICE_SECRETS.
@@ -26,6 +27,7 @@ workflow may do this.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import getpass
 import json
@@ -57,13 +59,14 @@ from lib.command import (
     start,
 )
 from lib.distribution import is_public
+from lib.host import DRY_RUN, REDEPLOY, Offer, ask, offered, status_of, warn
 from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, checked_out, image_name, parse_reference
 from lib.record import Record, Unfinished, begin, configs, end, history, locked, previous, unfinished, write_record
 from lib.registry import MANIFESTS
 from lib.rollout import Rollout, remove_stack
 from lib.service import Service, load
 from lib.settings import Settings, Wanted, deploy_command, settings, url, wanted
-from lib.ssh import connection, endpoint, is_far
+from lib.ssh import connection, deploy_host, endpoint, is_far, logged_in
 from lib.swarm import (
     FAILED_UPDATE,
     NAMESPACE,
@@ -71,6 +74,7 @@ from lib.swarm import (
     docker,
     inspected,
     node_platforms,
+    plain_networks,
     read_services,
     services,
     tasks_of,
@@ -315,6 +319,13 @@ def redeploy(job: Job) -> None:
             say(sentence)
             raise
         end(stack)
+        if plain := plain_networks(stack):
+            sentence = (
+                f"the hosts talk in plain text over {' and '.join(plain)}, as an earlier version made it; to encrypt"
+                f" that, run docker stack rm {stack} once, when nobody minds, and redeploy: volumes stay"
+            )
+            say(f"warning: {sentence}")
+            annotate("warning", sentence)
         report(release, proven, f"is serving at {address}")
         say(f"{release} is serving at {address}, after {time.monotonic() - began:.1f} s")
         print(release.reference)
@@ -412,6 +423,23 @@ def seconds(text: str) -> float:
     return float(text)
 
 
+def on_its_own(ssh: Sequence[str], offer: Offer, host: str, options: argparse.Namespace) -> int:
+    """Let a host that takes nothing but a version do all of it, and show what it says."""
+    if options.status:
+        print(status_of(ssh))
+        return 0
+    if options.unverified:
+        raise UsageError(
+            f"--unverified is nothing that a deploy key may ask of {host}; whoever may log in as root there sets"
+            f" DOCKER_HOST=ssh://root@{host} instead of DEPLOY_HOST"
+        )
+    warn(offer, os.environ, host)
+    digest = ask(ssh, offer, DRY_RUN if options.dry_run else REDEPLOY, options.version)
+    if digest:
+        print(f"{offer.image}@{digest}")
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("version", nargs="?", help="a release, a commit's full id, a digest, a tag, or previous")
@@ -427,15 +455,18 @@ def main(argv: Sequence[str]) -> int:
     version = check_version(options.version) if options.version else ""
     unverified = "" if options.unverified is None else check_reason(options.unverified, version, env)
     timeout = seconds(options.timeout)
+    target = None if options.rehearse else deploy_host(env)
+    if target:
+        with logged_in(target, env) as (ssh, _):
+            if offer := offered(ssh):
+                return on_its_own(ssh, offer, target.host, options)
     service = load()
-    commit = checked_out()
+    repository = env.get("IMAGE_REPOSITORY") or checked_out().repository
     far = bool(env.get("DEPLOY_HOST")) or is_far(endpoint())
     rehearsing = options.rehearse or (env.get("GITHUB_ACTIONS") == "true" and not far and not options.status)
-    stack = valid_stack(
-        env.get("STACK") or env.get("IMAGE_REPOSITORY") or commit.repository, "-rehearsal" if rehearsing else ""
-    )
+    stack = valid_stack(env.get("STACK") or repository, "-rehearsal" if rehearsing else "")
     want = wanted(env, service, rehearsal=rehearsing)
-    name = ImageName("", "", "") if options.status else image_name(env, commit.repository)
+    name = ImageName("", "", "") if options.status else image_name(env, repository)
     with connection(env) as host:
         job = Job(stack, name, version, service, want, host, timeout, rehearsing, unverified)
         if options.status:

@@ -184,6 +184,15 @@ def recorded(found: Repository, commit: str, digest: str) -> list[Statement]:
     return kept
 
 
+def is_before_main(slug: str, commit: str) -> bool:
+    """Whether GitHub says that a commit is in the history of main: https://docs.github.com/rest/commits/commits.
+
+    Raises Failure if it cannot be asked.
+    """
+    status = retry(lambda: gh(["api", f"repos/{slug}/compare/{commit}...main", "--jq", ".status"]))
+    return status in ("ahead", "identical")
+
+
 def gh(arguments: Sequence[str], stdin: str | None = None) -> str:
     """Return what the `gh` command prints; Refused if it says no, Failure if another try may help."""
     if not shutil.which("gh"):

@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib.command import ROOT, Failure, last_line, run
-from lib.github import GITHUB, Repository, Statement, attested, keeps_attestations, recorded, repository
+from lib.github import (
+    GITHUB,
+    Repository,
+    Statement,
+    attested,
+    is_before_main,
+    keeps_attestations,
+    recorded,
+    repository,
+)
+from lib.host import on_host
 from lib.names import DIGEST, SHA, ImageName, checked_out
 from lib.registry import (
     INDEXES,
@@ -93,6 +103,8 @@ class Candidate:
     @functools.cached_property
     def ledger(self) -> Repository:
         """The repository on GitHub whose statements decide; raises NotOffered if there are none."""
+        if on_host():  # where nothing is believed that nobody vouches for
+            return Repository(GITHUB, self.env["GITHUB_REPOSITORY"])
         if self.image.is_local and self.env.get("GITHUB_ACTIONS") != "true":
             raise NotOffered("the registry is on this machine")
         found = repository(self.env, checked_out(ROOT, self.env).url)
@@ -381,8 +393,10 @@ def in_main(commit: str, env: Mapping[str, str]) -> bool:
 
     GitHub gives out any commit of any fork by its id, those of pull requests that were never merged included:
     https://docs.github.com/pull-requests/collaborating-with-pull-requests/working-with-forks/about-permissions-and-visibility-of-forks
-    Raises Failure if main cannot be had.
+    Raises Failure if main cannot be had. A host has no clone, so GitHub is asked.
     """
+    if on_host():
+        return bool(SHA.fullmatch(commit)) and is_before_main(env["GITHUB_REPOSITORY"], commit)
     if is_ancestor(commit, MAIN):
         return True
     fetch_main(env)

@@ -108,15 +108,58 @@ def is_here(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def ssh_options(key: Path | None, known_hosts: Path | None, control: Path) -> list[str]:
-    """Return the options of every ssh connection: never ask, never trust a new key, one connection for all commands."""
+def ssh_options(key: Path | None, known_hosts: Path | None, control: Path | None) -> list[str]:
+    """Return the options of every ssh connection: never ask, never trust a new key.
+
+    With a folder `control`, one connection serves all commands.
+    """
+    shared = ["-o", "ControlMaster=auto", "-o", f"ControlPath={control}/master", "-o", "ControlPersist=60"]
     return [
         *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no"),
         *("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15"),
-        *("-o", "ControlMaster=auto", "-o", f"ControlPath={control}/master", "-o", "ControlPersist=60"),
+        *(shared if control else ["-o", "ControlPath=none"]),
         *(["-o", f"UserKnownHostsFile={known_hosts}", "-o", "GlobalKnownHostsFile=/dev/null"] if known_hosts else []),
         *(["-o", "IdentitiesOnly=yes", "-i", str(key)] if key else []),
     ]
+
+
+def deploy_host(environ: Mapping[str, str]) -> Target | None:
+    """Return the machine that DEPLOY_HOST names, None if it names none; raise UsageError if nothing vouches for it."""
+    wanted = environ.get("DEPLOY_HOST", "")
+    if not wanted:
+        return None
+    target = parse_target("DEPLOY_HOST", wanted)
+    if not environ.get("DEPLOY_KNOWN_HOSTS", "").strip():
+        raise UsageError(
+            f"DEPLOY_HOST is {wanted!r} and DEPLOY_KNOWN_HOSTS is not set, so nothing vouches for that machine;"
+            " set it to the line that python3 scripts/prepare_host.py printed"
+        )
+    return replace(target, user=target.user or DEPLOY_USER, port=target.port or 22)
+
+
+@contextlib.contextmanager
+def logged_in(
+    target: Target, environ: Mapping[str, str], *, vouched: bool = True, shared: bool = False
+) -> Iterator[tuple[list[str], Path]]:
+    """Yield the command that runs another one there, once that is added to it, and a folder for sockets.
+
+    It uses DEPLOY_SSH_KEY, if ssh has no key of its own. `vouched` means that DEPLOY_KNOWN_HOSTS says the host's key,
+    and not what ssh knows; `shared`, that all commands use one connection.
+    """
+    if not shutil.which("ssh"):
+        raise Failure("there is no ssh command; install openssh-client")
+    with tempfile.TemporaryDirectory(prefix="ssh", dir=folder_for_sockets()) as folder:
+        place = Path(folder)
+        key = private(place / "key", environ.get("DEPLOY_SSH_KEY", ""))
+        if key:
+            public_half("DEPLOY_SSH_KEY", key)
+        known = private(place / "known_hosts", environ["DEPLOY_KNOWN_HOSTS"]) if vouched else None
+        program, *rest = target.ssh
+        try:
+            yield [program, *ssh_options(key, known, place if shared else None), "-T", *rest], place
+        finally:
+            if shared:
+                run([program, "-o", f"ControlPath={place}/master", "-O", "exit", "unused"], check=False)
 
 
 @contextlib.contextmanager
@@ -126,40 +169,22 @@ def connection(environ: Mapping[str, str]) -> Iterator[str]:
     DEPLOY_HOST with DEPLOY_KNOWN_HOSTS, and DEPLOY_SSH_KEY if ssh has no key of its own; or docker's own settings, with
     the host keys that ssh knows already. Raises UsageError or Failure in a sentence.
     """
-    wanted = environ.get("DEPLOY_HOST", "")
-    address = "" if wanted else endpoint()
-    if wanted:
-        target = parse_target("DEPLOY_HOST", wanted)
-        target = replace(target, user=target.user or DEPLOY_USER, port=target.port or 22)
-        if not environ.get("DEPLOY_KNOWN_HOSTS", "").strip():
-            raise UsageError(
-                f"DEPLOY_HOST is {wanted!r} and DEPLOY_KNOWN_HOSTS is not set, so nothing vouches for that machine;"
-                " set it to the line that python3 scripts/prepare_host.py printed"
-            )
-    elif address.startswith("ssh://"):
+    target = wanted = deploy_host(environ)
+    if target is None:
+        address = endpoint()
+        if not address.startswith("ssh://"):
+            yield host_of(address)
+            return
         target = parse_target("the host of docker's engine", address.removeprefix("ssh://").partition("/")[0])
-    else:
-        yield host_of(address)
-        return
-    if not shutil.which("ssh"):
-        raise Failure("there is no ssh command; install openssh-client")
-    with tempfile.TemporaryDirectory(prefix="ssh", dir=folder_for_sockets()) as folder:
-        place = Path(folder)
-        key = private(place / "key", environ.get("DEPLOY_SSH_KEY", ""))
-        if key:
-            public_half("DEPLOY_SSH_KEY", key)
-        known = private(place / "known_hosts", environ["DEPLOY_KNOWN_HOSTS"]) if wanted else None
-        program, *rest = target.ssh
-        command = [program, *ssh_options(key, known, place), "-T", *rest, "docker system dial-stdio"]
+    with logged_in(target, environ, vouched=bool(wanted), shared=True) as (ssh, place):
         before = {name: os.environ.get(name) for name in ("DOCKER_HOST", "DOCKER_CONTEXT")}
         try:
-            with Tunnel(place / "docker.sock", command) as tunnel:
+            with Tunnel(place / "docker.sock", [*ssh, "docker system dial-stdio"]) as tunnel:
                 os.environ["DOCKER_HOST"] = f"unix://{tunnel.path}"
                 os.environ.pop("DOCKER_CONTEXT", None)  # docker would use it first
                 check(f"ssh://{target}", tunnel)
                 yield (target.host if wanted else ssh_settings(target).get("hostname", "")) or target.host
         finally:
-            run([program, "-o", f"ControlPath={place}/master", "-O", "exit", "unused"], check=False)
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)

@@ -255,6 +255,19 @@ def put_back(stack: str, services: Sequence[Mapping[str, Any]]) -> None:
         ask_engine("DELETE", f"/services/{facts['ID']}")
 
 
+def plain_networks(stack: str) -> list[str]:
+    """Return the stack's networks that hosts talk over in plain text; none if there is only one host.
+
+    A deployment never changes a network that is there.
+    """
+    if len(run(["docker", "node", "ls", "--quiet"], check=False, timeout=60).stdout.split()) < 2:
+        return []
+    label = ("--filter", f"label={NAMESPACE}={stack}")
+    names = docker("network", "ls", "--quiet", "--filter", "driver=overlay", *label).split()
+    found = json.loads(docker("network", "inspect", *names)) if names else []
+    return sorted(network["Name"] for network in found if "encrypted" not in (network.get("Options") or {}))
+
+
 def tasks_of(found: Iterable[Service]) -> list[Task]:
     """Return the tasks of services, those of the past included."""
     names = [service.name for service in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -20,18 +21,24 @@ from lib.command import Failure, UsageError, run
 from lib.names import FORMER
 from lib.ssh import Target, parse_target
 from prepare_host import (
+    ENGINE,
     authorized,
     check_public_key,
     engine_version,
+    forced_command,
     here_command,
     join_facts,
     known_hosts,
     make_key,
+    own_address,
+    parse_nodes,
     prepare,
     reached,
     scripts_archive,
     ssh_command,
+    sudoers,
     swarm_command,
+    to_be_fixed,
     trusted,
     what_to_set,
 )
@@ -43,6 +50,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDeploy onedigest deploy"
 RESTRICTED = f'restrict,command="docker system dial-stdio" {KEY}\n'
 TOKEN = "SWMTKN-1-secret"
+FIREWALL = "nft -f /etc/onedigest/firewall.nft"
+FIXED = {"REGISTRY": "", "IMAGE_NAMESPACE": "me", "IMAGE_REPOSITORY": "hello", "STACK": "hello"}
+ON_GITHUB = {"DOCKERHUB_USERNAME": "me", "GITHUB_REPOSITORY": "octo/Hello"}
 
 
 def test_ssh_never_takes_a_new_key() -> None:
@@ -52,22 +62,68 @@ def test_ssh_never_takes_a_new_key() -> None:
 
 
 def test_here_command() -> None:
-    """What runs on the host, with the token in a file."""
-    plain = here_command("/x", KEY, "", "", dry_run=False)
-    assert plain == ["python3", "-B", "/x/prepare_host.py", "--here", "--authorize", KEY]
-    joining = here_command("/x", KEY, TOKEN, "192.0.2.1:2377", dry_run=True)
-    assert joining == [*plain, "--join", "192.0.2.1:2377", "--token-file", "/x/token", "--dry-run"]
+    """What runs on the host, with the token in a file; without a key, only the firewall is written."""
+    here = ["python3", "-B", "/x/scripts/prepare_host.py", "--here"]
+    plain = here_command("/x", KEY, "", "", engine_too=False, dry_run=False)
+    assert plain == [*here, "--authorize", KEY]
+    assert here_command("/x", KEY, "", "", engine_too=True, dry_run=False) == [*plain, "--engine"]
+    joining = here_command("/x", KEY, TOKEN, "192.0.2.1:2377", engine_too=False, nodes=["192.0.2.1"], dry_run=True)
+    more = ["--join", "192.0.2.1:2377", "--token-file", "/x/token", "--nodes", "192.0.2.1", "--dry-run"]
+    assert joining == [*plain, *more]
+    assert here_command("/x", "", "", "", engine_too=False, nodes=["::1"], dry_run=False) == [*here, "--nodes", "::1"]
+
+
+@pytest.mark.parametrize(
+    ("env", "fixed"),
+    [
+        ({}, {}),
+        (
+            {"IMAGE_NAMESPACE": "team", "IMAGE_REPOSITORY": "shop"},
+            {"IMAGE_NAMESPACE": "team", "IMAGE_REPOSITORY": "shop"},
+        ),
+        ({"REGISTRY": "ghcr.io", "STACK": "front"}, {"REGISTRY": "ghcr.io", "STACK": "front"}),
+        ({"ATTESTATIONS": "true", "DEPLOY_URL": "https://a.example/"}, {"DEPLOY_URL": "https://a.example/"}),
+        ({"SERVICE_SECRETS": "A=b", "DOMAIN": "a.example", "GITHUB_TOKEN": "x"}, {}),
+    ],
+)
+def test_what_the_host_keeps(env: dict[str, str], fixed: dict[str, str]) -> None:
+    """Which image, and whose CI has to vouch for it: what the key's holder must not choose, and no secret."""
+    found = to_be_fixed({**ON_GITHUB, **env})
+    assert found["GITHUB_REPOSITORY"] == "octo/Hello"
+    assert {"IMAGE_NAMESPACE": "me", "IMAGE_REPOSITORY": "hello", **fixed}.items() <= found.items()
+    assert not {"SERVICE_SECRETS", "DOMAIN", "GITHUB_TOKEN"} & found.keys()
+    assert ("ATTESTATIONS" in found) == ("ATTESTATIONS" in env)
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({}, "DOCKERHUB_USERNAME is ''"),
+        (
+            {"DOCKERHUB_USERNAME": "me", "GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "a/b"},
+            "--engine",
+        ),
+    ],
+)
+def test_a_host_that_could_verify_nothing(env: dict[str, str], says: str) -> None:
+    """Nothing is prepared: the sentence names the variable, or the choice to trust the key as one trusts root."""
+    with pytest.raises(UsageError, match=says):
+        to_be_fixed(env)
 
 
 def test_the_archive_has_what_runs_there() -> None:
     """The scripts that the host needs, and the token, readable by nobody else."""
-    with tarfile.open(fileobj=io.BytesIO(scripts_archive(TOKEN))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(scripts_archive(TOKEN, FIXED))) as archive:
         names = archive.getnames()
         token = archive.extractfile("token")
         assert token is not None
         assert token.read() == TOKEN.encode()
         assert archive.getmember("token").mode == 0o600
-    assert {"prepare_host.py", "engine.py", "lib/command.py", "lib/ssh.py"} <= set(names)
+        fixed = archive.extractfile("host.json")
+        assert fixed is not None
+        assert json.load(fixed) == FIXED
+    ours = {"prepare_host.py", "engine.py", "on_host.py", "redeploy.py", "lib/command.py"}
+    assert {*(f"scripts/{name}" for name in ours), "service.toml", "deploy/compose.stack.yaml"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
 
 
@@ -78,11 +134,21 @@ def test_swarm_command() -> None:
 
 
 def test_the_deploy_key_can_only_deploy() -> None:
-    """It is written once, restricted to the engine, and other keys stay."""
-    assert authorized("", KEY) == RESTRICTED
-    assert authorized(RESTRICTED, KEY) == RESTRICTED
-    assert authorized("ssh-rsa AAAA other\n\n", KEY) == f"ssh-rsa AAAA other\n{RESTRICTED}"
-    assert authorized(KEY + "\n", KEY) == RESTRICTED
+    """It is written once, able to run one command, and other keys stay."""
+    assert authorized("", KEY, ENGINE) == RESTRICTED
+    assert authorized(RESTRICTED, KEY, ENGINE) == RESTRICTED
+    assert authorized("ssh-rsa AAAA other\n\n", KEY, ENGINE) == f"ssh-rsa AAAA other\n{RESTRICTED}"
+    assert authorized(KEY + "\n", KEY, ENGINE) == RESTRICTED
+    entry = "/usr/local/lib/onedigest/hello/scripts/on_host.py"
+    own = f'restrict,command="sudo --non-interactive {entry} -- \\"$SSH_ORIGINAL_COMMAND\\"" {KEY}\n'
+    assert authorized(RESTRICTED, KEY, forced_command("hello")) == own
+    assert sudoers("hello").splitlines()[-1] == f"deploy ALL=(root) NOPASSWD: {entry}"
+
+
+def test_the_addresses_of_nodes() -> None:
+    """A manager's may be where it is managed; what says nothing is left out, and each is there once."""
+    said = "0.0.0.0 192.0.2.1:2377\n192.0.2.2 \n192.0.2.2 192.0.2.2:2377\nfd00::2 [fd00::2]:2377\n\n"
+    assert parse_nodes(said) == ["192.0.2.1", "192.0.2.2", "fd00::2"]
 
 
 @pytest.mark.parametrize(("text", "major"), [("26.1.5+dfsg1\n", 26), ("20.10.24", 20), ("", 0), ("dev", 0)])
@@ -198,16 +264,22 @@ def test_somebody_who_may_use_sudo(programs: Programs) -> None:
     programs.add("ssh").answer("id -u", "1000\n").answer("join-token", f"{TOKEN}\n").answer(
         "docker info", "192.0.2.1\n"
     )
-    programs.answer("mktemp -d", "/x/1\n")
-    assert join_facts(Target("me", "h")) == ("192.0.2.1:2377", TOKEN)
-    prepare(Target("me", "h"), KEY, dry_run=False)
+    programs.answer("mktemp -d", "/x/1\n").answer("node ls", "a\nb\n").answer("route get", "192.0.2.1 src 192.0.2.3 \n")
+    programs.answer("node inspect", "0.0.0.0 192.0.2.1:2377\n192.0.2.2 \n")
+    assert join_facts(Target("me", "h")) == ("192.0.2.1:2377", TOKEN, ["192.0.2.1", "192.0.2.1", "192.0.2.2"])
+    assert own_address(Target("me", "h"), "192.0.2.1:2377") == "192.0.2.3"
+    prepare(Target("me", "h"), KEY, FIXED, dry_run=False)
     lines = [call[-1] for call in programs.calls if call[-1] != "id -u"]
     assert lines == [
         "sudo --non-interactive docker swarm join-token --quiet worker",
         "sudo --non-interactive docker info --format '{{.Swarm.NodeAddr}}'",
+        "sudo --non-interactive docker node ls --quiet",
+        "sudo --non-interactive docker node inspect --format"
+        " '{{.Status.Addr}} {{with .ManagerStatus}}{{.Addr}}{{end}}' a b",
+        "ip -o route get 192.0.2.1",
         "mktemp -d",
         "trap 'rm -rf /x/1' EXIT; tar -x -C /x/1 && sudo --non-interactive"
-        f" python3 -B /x/1/prepare_host.py --here --authorize '{KEY}'",
+        f" python3 -B /x/1/scripts/prepare_host.py --here --authorize '{KEY}'",
     ]
 
 
@@ -216,7 +288,7 @@ def test_a_host_that_talks(programs: Programs, said: str) -> None:
     """What it says is not run, here or there."""
     programs.add("ssh").answer("mktemp -d", said)
     with pytest.raises(Failure, match=r"^mktemp on h said "):
-        prepare(Target("root", "h"), KEY, dry_run=False)
+        prepare(Target("root", "h"), KEY, FIXED, dry_run=False)
     assert len(programs.calls) == 1
 
 
@@ -224,7 +296,7 @@ def test_no_ssh(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, with what to install."""
     monkeypatch.setenv("PATH", str(programs.bin))
     with pytest.raises(Failure, match="there is no ssh command; on Debian, install openssh-client"):
-        prepare(Target("root", "h"), KEY, dry_run=False)
+        prepare(Target("root", "h"), KEY, FIXED, dry_run=False)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +349,9 @@ class Machine:
         (folder / "etc/os-release").unlink()
         (folder / "etc/os-release").write_text("ID=ubuntu\n", "utf-8")
         self.programs = Programs(folder / "programs", "/usr/bin/env -S python3")
-        self.programs.add("docker", "apt-get", "systemctl")
+        self.programs.add("docker", "apt-get", "systemctl", "nft", "gh", "ip", "sudo", "visudo")
+        self.programs.answer("gh attestation verify --help", "--signer-workflow\n")
+        (folder / "lib").mkdir()
         # The user who deploys is here, too.
         folder.chmod(0o755)
         self.programs.folder.chmod(0o777)
@@ -287,11 +361,14 @@ class Machine:
             "HOME": "/home/root",
             "PATH": f"{self.programs.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "TMPDIR": "/home/tmp",
+            "HTTPS_PROXY": "http://127.0.0.1:9",  # where nobody answers: the world is not asked
+            **ON_GITHUB,
         }
 
     def inside(self, *command: str) -> list[str]:
         """Return the command that runs another one there."""
-        mounts = "; ".join(f"mount --bind {self.folder / name} /{name}" for name in ("etc", "home"))
+        places = {"etc": "/etc", "home": "/home", "lib": "/usr/local/lib"}
+        mounts = "; ".join(f"mount --bind {self.folder / name} {place}" for name, place in places.items())
         return ["unshare", "--mount", "sh", "-c", f'set -e; {mounts}; exec "$@"', "sh", *command]
 
     def prepare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -303,10 +380,20 @@ class Machine:
         """Let an engine of today answer, and say whether it is in a Swarm."""
         self.programs.answer("^docker version", "26.1.5\n").answer("LocalNodeState", f"{swarm}\n")
 
+    def deploy(self, address: str, *words: str) -> list[str]:
+        """Return the command that asks something with the key that deploys."""
+        key = ["-o", "IdentitiesOnly=yes", "-i", "/home/root/.ssh/onedigest_deploy", "-p", address.partition(":")[2]]
+        return self.inside("ssh", "-o", "BatchMode=yes", *key, "deploy@127.0.0.1", *words)
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """What there is of ours, with the time of its last change and its mode."""
+        ours = [*(self.folder / "lib").rglob("*"), *(self.folder / "etc").rglob("*onedigest*")]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_mode) for path in ours if path.is_file()}
+
     @property
     def did(self) -> list[str]:
         """What was asked of the programs, but for what changes nothing."""
-        asked = re.compile(r"docker (version|info)|systemctl (enable|reset-failed|restart)")
+        asked = re.compile(r"docker (version|info|node)|systemctl |gh |visudo |ip ")
         return [line for call in self.programs.calls if not asked.match(line := " ".join(call))]
 
     @property
@@ -328,13 +415,13 @@ def test_a_fresh_machine(machine: Machine) -> None:
     """It gets an engine, a Swarm, and a user in the engine's group with a key that no one else can change."""
     machine.programs.answer("^docker version", status=1, once=True)
     machine.has_engine("inactive")
-    done = machine.prepare("--here", "--authorize", KEY)
+    done = machine.prepare("--here", "--engine", "--authorize", KEY)
     assert done.returncode == 0, done.stderr
     install = "apt-get install -y -q --no-install-recommends docker.io docker-buildx docker-compose-v2"
-    assert machine.did == [install, "docker swarm init"]
+    assert machine.did == [install, FIREWALL, "docker swarm init"]
     assert machine.keys == RESTRICTED
     shown = run(machine.inside("stat", "-c", "%U %a", "/home/deploy/.ssh", "/home/deploy/.ssh/authorized_keys")).stdout
-    assert shown.splitlines() == ["deploy 700", "deploy 600"]
+    assert shown.splitlines() == ["root 755", "root 644"]
     assert "docker" in run(machine.inside("id", "-nG", "deploy")).stdout.split()
 
 
@@ -343,10 +430,10 @@ def test_twice_changes_nothing(machine: Machine) -> None:
     machine.has_engine()
     other = KEY.replace("IDeploy", "IOther")
     for key in (other, KEY, KEY):
-        done = machine.prepare("--here", "--authorize", key)
+        done = machine.prepare("--here", "--engine", "--authorize", key)
         assert done.returncode == 0, done.stderr
-    assert machine.did == []
-    assert machine.keys == authorized(authorized("", other), KEY)
+    assert machine.did == [FIREWALL] * 3
+    assert machine.keys == authorized(authorized("", other, ENGINE), KEY, ENGINE)
     assert "useradd" not in done.stderr
 
 
@@ -357,7 +444,7 @@ def test_a_dry_run_on_the_machine(machine: Machine, engine: bool) -> None:
         machine.has_engine("inactive")
     else:
         machine.programs.answer("^docker version", status=1)
-    done = machine.prepare("--here", "--dry-run", "--authorize", KEY)
+    done = machine.prepare("--here", "--engine", "--dry-run", "--authorize", KEY)
     assert done.returncode == 0, done.stderr
     assert ("would install the Docker Engine" in done.stderr) == (not engine)
     assert "would make this machine a Swarm" in done.stderr
@@ -370,7 +457,7 @@ def test_a_dry_run_on_the_machine(machine: Machine, engine: bool) -> None:
 def test_an_old_engine_is_refused(machine: Machine) -> None:
     """An engine that was there is not replaced, and the sentence says what is needed."""
     machine.programs.answer("^docker version", "20.10.24\n")
-    done = machine.prepare("--here", "--authorize", KEY)
+    done = machine.prepare("--here", "--engine", "--authorize", KEY)
     assert (done.returncode, machine.did, machine.keys) == (1, [], "")
     assert done.stderr == "error: the engine there is 20.10.24, and 25 or newer is needed: update it first\n"
 
@@ -382,7 +469,7 @@ def test_a_swarm_that_refuses_a_worker(machine: Machine) -> None:
     (machine.home / "token").write_text(TOKEN, "utf-8")
     done = machine.prepare("--here", "--authorize", KEY, "--join", "192.0.2.1:2377", "--token-file", "/home/token")
     assert done.returncode == 1
-    assert machine.did == [f"docker swarm join --token {TOKEN} 192.0.2.1:2377"]
+    assert machine.did == [FIREWALL, f"docker swarm join --token {TOKEN} 192.0.2.1:2377"]
     sentence = "error: cannot make this machine a worker of the Swarm: Error response from daemon: invalid join token"
     assert done.stderr.splitlines()[-1] == sentence
     assert TOKEN not in done.stderr + done.stdout
@@ -410,15 +497,49 @@ def test_over_ssh(machine: Machine, address: str) -> None:
     known = (machine.home / "root/.ssh/known_hosts").read_text("utf-8").strip()
     assert f" DEPLOY_KNOWN_HOSTS  {known}\n" in done.stdout
     assert " DEPLOY_SSH_KEY      what is in /home/root/.ssh/onedigest_deploy\n" in done.stdout
-    assert machine.did == ["docker swarm init"]
+    assert machine.did == [FIREWALL, "docker swarm init"]
     assert list((machine.home / "tmp").iterdir()) == []
+    assert "docker" not in run(machine.inside("id", "-nG", "deploy")).stdout.split()
 
-    port = address.partition(":")[2]
-    key = "/home/root/.ssh/onedigest_deploy"
-    login = ["ssh", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", key, "-p", port, "deploy@127.0.0.1"]
+    run(machine.deploy(address, "redeploy $(id); id"), env=machine.env)
+    entry = "/usr/local/lib/onedigest/hello/scripts/on_host.py"
+    assert machine.programs.calls[-1] == ["sudo", "--non-interactive", entry, "--", "redeploy $(id); id"]
+    fixed = json.loads((machine.folder / "lib/onedigest/hello/host.json").read_text("utf-8"))
+    assert (fixed["IMAGE_NAMESPACE"], fixed["GITHUB_REPOSITORY"]) == ("me", "octo/Hello")
+    rule = machine.folder / "etc/sudoers.d/onedigest-hello"
+    assert (rule.read_text("utf-8"), rule.stat().st_mode & 0o777) == (sudoers("hello"), 0o440)
+
+    before = machine.files()
+    again = machine.prepare(address)
+    assert (again.returncode, machine.files()) == (0, before), again.stderr
+
+
+def test_a_key_that_talks_to_the_engine(machine: Machine, address: str) -> None:
+    """Only where that is chosen; prepared without it again, the account is taken out of the engine's group."""
+    machine.has_engine()
+    done = machine.prepare(address, "--engine")
+    assert done.returncode == 0, done.stderr
+    assert "deploy talks to the engine, which is as powerful as root" in done.stderr
     machine.programs.answer("dial-stdio", "the engine\n")
-    assert run(machine.inside(*login, "id"), env=machine.env).stdout == "the engine\n"
+    assert run(machine.deploy(address, "id"), env=machine.env).stdout == "the engine\n"
     assert machine.did[-1] == "docker system dial-stdio"
+    assert "docker" in run(machine.inside("id", "-nG", "deploy")).stdout.split()
+
+    done = machine.prepare(address)
+    assert done.returncode == 0, done.stderr
+    assert "docker" not in run(machine.inside("id", "-nG", "deploy")).stdout.split()
+    assert "dial-stdio" not in machine.keys
+
+
+def test_a_gh_that_cannot_verify(machine: Machine, address: str) -> None:
+    """Nobody gets a key for a host that could verify nothing: the sentence says what to install or to choose."""
+    machine.programs.answer("gh attestation", err='unknown command "attestation" for "gh"\n', status=1, first=True)
+    machine.has_engine()
+    done = machine.prepare(address)
+    assert done.returncode == 1
+    assert "install 2.51 or newer" in done.stderr
+    assert "--engine" in done.stderr
+    assert machine.keys == ""
 
 
 def test_the_key_of_an_earlier_version(machine: Machine, address: str) -> None:
@@ -440,11 +561,9 @@ def test_a_locked_account_is_opened(machine: Machine, address: str) -> None:
     assert re.search("(?m)^deploy:!", (machine.folder / "etc/shadow").read_text("utf-8"))
     done = machine.prepare(address)
     assert done.returncode == 0, done.stderr
-    port = address.partition(":")[2]
-    login = ["ssh", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", "/home/root/.ssh/onedigest_deploy"]
-    machine.programs.answer("dial-stdio", "the engine\n")
-    done = run(machine.inside(*login, "-p", port, "deploy@127.0.0.1", "id"), env=machine.env, check=False)
-    assert done.stdout == "the engine\n", done.stderr
+    machine.programs.answer("on_host.py", "the host\n")
+    done = run(machine.deploy(address, "status"), env=machine.env, check=False)
+    assert done.stdout == "the host\n", done.stderr
     assert "usermod --password" not in machine.prepare(address).stderr
 
 
@@ -460,16 +579,49 @@ def test_a_dry_run_over_ssh(machine: Machine, address: str) -> None:
 def test_a_second_machine_joins(machine: Machine, address: str) -> None:
     """With the token that the manager gives, which is said nowhere; nobody logs in to a worker to deploy."""
     machine.programs.answer("join-token", f"{TOKEN}\n").answer("NodeAddr", "192.0.2.1\n")
+    machine.programs.answer("ip -o route get", "192.0.2.1 dev eth0 src 192.0.2.3 uid 0\n")
+    machine.programs.answer("node ls", "a\nb\n").answer("node inspect", "0.0.0.0 192.0.2.1:2377\n192.0.2.2 \n")
     machine.has_engine("inactive")
     done = machine.prepare(f"root@{address}", "--join", f"root@{address}")
     assert done.returncode == 0, done.stderr
     assert machine.did == [
         "docker swarm join-token --quiet worker",
+        FIREWALL,  # the manager lets it in
+        FIREWALL,  # it lets in the manager and the other one
         f"docker swarm join --token {TOKEN} 192.0.2.1:2377",
     ]
+    said = (
+        f"192.0.2.2 has to let 192.0.2.3 in, too: python3 scripts/prepare_host.py root@192.0.2.2 --join root@{address}"
+    )
+    assert said in done.stderr
+    assert "ip saddr { 192.0.2.1, 192.0.2.2 } accept" in (machine.folder / "etc/onedigest/firewall.nft").read_text(
+        "utf-8"
+    )
     assert f"127.0.0.1 is a worker of root@{address}'s Swarm" in done.stderr
     assert TOKEN not in done.stderr + done.stdout
     assert (machine.keys, list((machine.home / "tmp").iterdir())) == ("", [])
+
+
+def test_a_worker_is_prepared_as_one(machine: Machine) -> None:
+    """Without its manager it cannot know who the others are: its firewall is not touched."""
+    machine.programs.answer("node ls", err="Error response from daemon: This node is not a swarm manager.", status=1)
+    machine.has_engine()
+    done = machine.prepare("--here", "--engine", "--authorize", KEY)
+    assert done.returncode == 1
+    assert "is a worker of a Swarm; prepare it with --join" in done.stderr
+    assert (machine.did, machine.keys) == ([], "")
+
+
+def test_a_kernel_that_cannot_encrypt(machine: Machine, address: str) -> None:
+    """It does not join: what the hosts send each other would not arrive."""
+    machine.programs.answer("join-token", f"{TOKEN}\n").answer("NodeAddr", "192.0.2.1\n")
+    machine.programs.answer("ip -o route get", "192.0.2.1 dev eth0 src 192.0.2.3 uid 0\n")
+    machine.programs.answer("ip xfrm", err="RTNETLINK answers: Protocol not supported\n", status=2)
+    machine.has_engine()
+    done = machine.prepare(f"root@{address}", "--join", f"root@{address}")
+    assert done.returncode == 1
+    assert "kernel cannot encrypt what hosts send each other" in done.stderr
+    assert not [line for line in machine.did if "swarm join " in line]
 
 
 def test_a_machine_that_cannot_be_prepared(machine: Machine, address: str) -> None:

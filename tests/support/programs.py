@@ -49,9 +49,13 @@ class Programs:
             path.chmod(0o755)
         return self
 
-    def answer(self, when: str, out: str = "", err: str = "", status: int = 0, *, once: bool = False) -> Programs:
+    def answer(
+        self, when: str, out: str = "", err: str = "", status: int = 0, *, once: bool = False, first: bool = False
+    ) -> Programs:
         """Answer a call whose command line fits the expression `when`; the first answer that fits counts."""
-        self._answers.append({"when": when, "out": out, "err": err, "status": status, "once": once})
+        self._answers.insert(
+            0 if first else len(self._answers), {"when": when, "out": out, "err": err, "status": status, "once": once}
+        )
         self._save()
         return self
 

@@ -21,6 +21,7 @@ from lib.engine import builder
 from lib.registry import index_of
 from lib.standin import start_registry
 from lib.visit import answer
+from prepare_host import may_encrypt
 from support import images, projects
 from support.ports import free_port
 from swarm.load import Seen
@@ -141,10 +142,18 @@ class Host:
         return self.own.docker(*ask).split(" ")[0].strip()
 
 
-def make_project(folder: Path) -> list[str]:
-    """Make a repository of the tests' own service, and return its commits, newest first."""
+def make_project(folder: Path, *, hosts: int = 1) -> list[str]:
+    """Make a repository of the tests' own service, and return its commits, newest first.
+
+    Where the kernel cannot encrypt what several hosts send each other, it does without: else nothing would arrive.
+    """
     folder.mkdir()
     projects.fill(folder)
+    if hosts > 1 and not may_encrypt():
+        say("this kernel cannot encrypt (CONFIG_INET_ESP): the hosts send each other plain text")
+        for file in (folder / "deploy").glob("compose.*.yaml"):
+            text = file.read_text("utf-8")
+            file.write_text(re.sub(r"(?m)^    driver_opts: .*\n", "", text), "utf-8")
     projects.commit(folder)
     for number in range(1, COMMITS):
         projects.git(folder, "commit", "--quiet", "--allow-empty", "--message", f"Change {number}")
@@ -155,7 +164,7 @@ def make_project(folder: Path) -> list[str]:
 def started(folder: Path, *names: str, bad: Mapping[str, str] | None = None) -> Iterator[list[Host]]:
     """Engines of those names on one network, in no Swarm yet; 1.0.0, 1.1.0 and the bad versions are published."""
     project = folder / "project"
-    commits = make_project(project)
+    commits = make_project(project, hosts=len(names))
     with contextlib.ExitStack() as stack:
         build = ["docker", "buildx", "build", "--builder", builder(), "--load"]
         run([*build, "--tag", f"{IMAGE}:good", str(project)])

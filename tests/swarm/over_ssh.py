@@ -29,7 +29,7 @@ def reached_over_ssh(own: OwnEngine, folder: Path) -> Iterator[Access]:
     folder.chmod(0o700)
     key = make_key(folder / "key")
     dial = f"docker --host {own.env['DOCKER_HOST']} system dial-stdio"
-    (folder / "authorized").write_text(authorized("", key).replace("docker system dial-stdio", dial), "utf-8")
+    (folder / "authorized").write_text(authorized("", key, dial), "utf-8")
 
     # The start-up files of the user who runs the tests have no part in them.
     options = f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\nSetEnv HOME={folder}"

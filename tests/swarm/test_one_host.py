@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lib.command import wait_until
+from conftest import need
+from lib.command import run, wait_until
+from lib.names import PIPELINE
 from prepare_host import make_key
 from swarm.host import BAD, Host, Load
 from swarm.over_ssh import Access, reached_over_ssh
+from swarm.prepared import PORT, Prepared, outside, prepared, scan
 
 pytestmark = pytest.mark.full
 
@@ -170,3 +178,177 @@ def test_a_redeploy_that_is_killed_is_finished_by_the_next(at_first: Host) -> No
     done = host.redeploy("--timeout", "40", "1.1.0")
     assert done.returncode == 0, done.stderr
     assert host.serving() == host.commits[0]
+
+
+@pytest.fixture(scope="module")
+def key(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """The host as prepare_host.py leaves it, and the key to it; GitHub vouches for 1.0.0 and 1.1.0."""
+    need(all(map(shutil.which, ("sudo", "nft"))), "sudo and nft")
+    with prepared(host, tmp_path_factory.mktemp("prepared")) as found:
+        yield found
+
+
+def test_a_host_that_is_prepared_twice(key: Prepared) -> None:
+    """Nothing is written again; the account has no part in the engine's group, and what it may run is root's."""
+    again = key.prepare("--dry-run")
+    assert again.returncode == 0, again.stderr
+    assert "would write /usr" not in again.stderr
+    assert "would run: useradd" not in again.stderr
+    groups = (key.folder / "etc/group").read_text("utf-8")
+    assert not re.search(r"(?m)^docker:.*\bdeploy\b", groups)
+    owned = [*(key.folder / "local/lib").rglob("*"), *(key.folder / "home/deploy/.ssh").rglob("*")]
+    assert len(owned) > 30
+    assert not [path for path in owned if path.stat().st_uid != 0 or path.stat().st_mode & 0o022]
+
+
+def test_a_key_that_redeploys(at_first: Host, key: Prepared) -> None:
+    """What is proven is deployed by the host itself, without a failed request; GitHub is asked with the lent token."""
+    host = at_first
+    with Load(host) as load:
+        dry = key.redeploy("--dry-run", "1.1.0")
+        assert (dry.returncode, f"+ 1.1.0 (revision {host.commits[0][:12]}" in dry.stderr) == (0, True), dry.stderr
+        assert host.serving() == host.commits[1]
+        done = key.redeploy("1.1.0")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith(host.digest("1.1.0"))
+        assert host.serving() == host.commits[0]
+        back = key.redeploy("previous")
+        assert back.returncode == 0, back.stderr
+    load.check()
+    assert host.serving() == host.commits[1]
+    assert host.digest("1.0.0") in key.redeploy("--status").stdout
+    assert "may-only-read" not in done.stdout + done.stderr
+
+
+def test_a_key_that_asks_for_what_is_not_proven(at_first: Host, key: Prepared) -> None:
+    """A version that GitHub does not vouch for is refused by the host; without GitHub's answer, so is every one."""
+    before = at_first.specs()
+    crashes = key.redeploy(at_first.digest("crashes"))
+    assert crashes.returncode == 1
+    assert "no attestations found" in crashes.stderr.splitlines()[-1]
+    del (alone := dict(key.env))["GITHUB_TOKEN"]
+    asked = subprocess.run(at_first.command("1.1.0"), env=alone, capture_output=True, text=True)
+    assert asked.returncode == 1
+    assert "set the GH_TOKEN environment variable" in asked.stderr.splitlines()[-1]
+    unverified = key.redeploy("--unverified", "because I say so", at_first.digest("crashes"))
+    assert unverified.returncode == 2
+    assert "nothing that a deploy key may ask" in unverified.stderr
+    assert at_first.specs() == before
+
+
+MORE = (
+    "sh",
+    "id",
+    "docker ps",
+    "docker system dial-stdio",
+    "scp -t /tmp",
+    "on_host.py status",
+    "--help",
+    "-h",
+    "-- status",
+)
+WITH_METACHARACTERS = (
+    *("redeploy 1.1.0; touch {mark}", "redeploy 1.1.0 && touch {mark}", "redeploy 1.1.0 | touch {mark}"),
+    *("redeploy $(touch {mark})", "redeploy `touch {mark}`", "redeploy 1.1.0\ntouch {mark}", "status > {mark}"),
+    *('redeploy "1.1.0"', "redeploy '1.1.0'", '"; touch {mark}; "', "$(touch {mark})"),
+)
+WITH_OPTIONS = (
+    *("redeploy --unverified 1.1.0", "redeploy --timeout 1 1.1.0", "redeploy -- 1.1.0", "redeploy 1.1.0 --dry-run"),
+    *(
+        "STACK=other redeploy 1.1.0",
+        "redeploy localhost:5000/evil/image:1",
+        "redeploy ../1.1.0",
+        "redeploy .",
+        "redeploy",
+    ),
+    *("redeploy 1.1.0 1.0.0", "redeploy  1.1.0", " status", "status ", "STATUS", "redeploy 1.1.0 - -", "offer me"),
+    *(f"redeploy sha256:{'0' * 63}", f"redeploy {'a' * 129}", f"redeploy me/hello@sha256:{'0' * 64}"),
+)
+
+
+def test_a_key_that_asks_for_anything_else(at_first: Host, key: Prepared) -> None:
+    """No shell, no engine, no file, no option, no other image: one sentence, and nothing happens there."""
+    before, mark = at_first.specs(), key.folder / "home/mark"
+    for line in ("", "redeploy", *MORE, *WITH_METACHARACTERS, *WITH_OPTIONS):
+        asked = line.format(mark="/home/mark")
+        done = subprocess.run([*key.ssh(), *(["--", asked] if asked else [])], input="", capture_output=True, text=True)
+        assert done.returncode == 2, (line, done.stdout, done.stderr)
+        assert done.stdout == "", line
+        assert re.search(r"(?m)^error: .*(is not what this key may do|is not a tag)", done.stderr), line
+    assert not mark.exists()
+    assert at_first.specs() == before
+
+
+@pytest.mark.parametrize(
+    "lent",
+    [
+        *("", "{", "[]", '"x"', '{"DOMAIN": "evil.example"}', '{"image": "me/evil"}', '{"token": 1}'),
+        *('{"token": "a\\nb"}', '{"run": "../../etc"}', '{"by": "x\\u001b"}', '{"login": "x"}', " " * 70000 + "{}"),
+    ],
+)
+def test_a_key_that_lends_anything_else(at_first: Host, key: Prepared, lent: str) -> None:
+    """Nothing but what GitHub and the registry are asked with: no setting, no path, no endless input."""
+    before = at_first.specs()
+    done = subprocess.run([*key.ssh(), "redeploy 1.1.0 -"], input=lent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "standard input is not what" in done.stderr
+    assert at_first.specs() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "status", "says"),
+    [
+        (("-W", "127.0.0.1:{port}"), (), 255, "administratively prohibited"),
+        (("-N", "-oExitOnForwardFailure=yes", "-R", "0:127.0.0.1:22"), (), 255, "remote port forwarding failed"),
+        (("-s",), ("sftp",), 2, ""),
+        (("-tt",), ("sh",), 255, "PTY allocation request failed"),
+        (("-A", "-X"), ("env",), 2, "is not what this key may do"),
+    ],
+)
+def test_a_key_that_wants_another_channel(
+    key: Prepared, options: tuple[str, ...], words: tuple[str, ...], status: int, says: str
+) -> None:
+    """No port is forwarded, here or there; no files, no terminal, no agent."""
+    command = [*key.ssh(*(option.format(port=key.host.port) for option in options)), *words]
+    done = subprocess.run(command, input="", capture_output=True, text=True)
+    assert (done.returncode, says in done.stdout + done.stderr) == (status, True), done.stderr
+
+
+@pytest.mark.parametrize("lost", ["connection", "caller"])
+def test_a_connection_that_breaks_during_a_redeploy(at_first: Host, key: Prepared, lost: str) -> None:
+    """The roll-out continues there and ends proven; whoever still waits is told so, and the next one waits for it."""
+    host = at_first
+    with subprocess.Popen(host.command("1.1.0"), env=key.env, stderr=subprocess.PIPE, text=True) as caller:
+        assert caller.stderr is not None
+        for line in caller.stderr:
+            if "starting" in line:
+                break
+        for pid in key.sessions() if lost == "connection" else [caller.pid]:
+            os.kill(pid, signal.SIGKILL)
+        rest = caller.stderr.read()
+    if lost == "connection":
+        assert caller.returncode == 0, rest
+        assert "the connection broke; the roll-out continues without it" in rest
+        assert rest.count("answers with revision") == 1
+    else:
+        done = key.redeploy("1.1.0")
+        assert done.returncode == 0, done.stderr
+        assert "is redeploying; waiting for it to finish" in done.stderr
+    assert host.serving() == host.commits[0]
+    assert host.configs("unfinished") == []
+    assert host.digest("1.1.0") in key.redeploy("--status").stdout
+
+
+def test_a_prepared_host_from_outside(at_first: Host, key: Prepared) -> None:
+    """Nothing but SSH and the edge is open; without the firewall, the Swarm's own ports would be."""
+    need(bool(shutil.which("nmap")), "nmap")
+    assert at_first.serving()
+    with outside(at_first.own.network) as enter:
+        assert scan(enter, key.address, "-p-") == {PORT, 4000}
+        table = [*at_first.own.enter, "nft"]
+        run([*table, "delete", "table", "inet", PIPELINE])
+        try:
+            assert scan(enter, key.address, "-p2377,7946") == {2377, 7946}
+        finally:
+            run([*table, "-f", str(key.folder / f"etc/{PIPELINE}/firewall.nft")])
+        assert scan(enter, key.address, "-p2377,7946") == set()

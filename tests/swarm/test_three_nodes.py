@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from lib.command import run, wait_until
-from swarm.host import Host, Load, started
+from prepare_host import may_encrypt
+from swarm.host import GREETING, Host, Load, started
 
 pytestmark = pytest.mark.full
 
@@ -95,6 +99,26 @@ def test_a_good_version(swarm: Swarm) -> None:
         assert f" on {host.own.name} running, caddy:2@" in status
     web = [(name, first.digest("1.0.0")[:19]) for name in swarm.nodes("web", third)]
     assert sorted(re.findall(r"(?m)^hello_web\.\d on (\S+) running, hello@(\S+) ", status)) == web
+
+
+def test_what_crosses_the_wire(swarm: Swarm) -> None:
+    """Whoever listens between the hosts hears neither a visit nor Redis, if the kernel can encrypt.
+
+    If it cannot, both are heard: so this listens at the right place.
+    """
+    first, second, third = swarm.hosts
+    switch = ["nsenter", f"--net=/var/run/netns/{first.own.network.namespace}"]
+    command = [*switch, sys.executable, str(Path(__file__).with_name("listen.py")), GREETING, "AUTH", "counter"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "listening\n"
+        for host in (first, second, third) * 4:
+            assert host.visits() > 0
+        heard = set(json.loads(listener.communicate("\n", timeout=60)[0]))
+    if may_encrypt():
+        assert heard == {"esp"}
+    else:
+        assert {"vxlan", GREETING, "counter"} <= heard
 
 
 def test_the_leader_is_lost(swarm: Swarm) -> None:
