@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -43,12 +44,13 @@ def parse(inspect: str, name: str) -> list[Store]:
     """Return the containers of the service `name` that keep something, from what `docker inspect` says of all."""
     found = []
     for container in json.loads(inspect):
-        labels: Mapping[str, str] = container["Config"]["Labels"]
-        of_swarm = labels.get(SWARM[1]) == f"{labels.get(SWARM[0])}_{name}" and container["State"]["Running"]
-        if not of_swarm and labels.get(COMPOSE[1]) != name:
+        labels: Mapping[str, str] = container["Config"]["Labels"] or {}
+        stack, project = labels.get(SWARM[0], ""), labels.get(COMPOSE[0], "")
+        of_swarm = bool(stack) and labels.get(SWARM[1]) == f"{stack}_{name}" and container["State"]["Running"]
+        if not of_swarm and (not project or labels.get(COMPOSE[1]) != name):
             continue
-        project, service = (labels[SWARM[0]], labels[SWARM[1]]) if of_swarm else (labels[COMPOSE[0]], "")
-        volumes: list[Mapping[str, Any]] = [mount for mount in container["Mounts"] if mount["Type"] == "volume"]
+        project, service = (stack, labels[SWARM[1]]) if of_swarm else (project, "")
+        volumes: list[Mapping[str, Any]] = [mount for mount in container["Mounts"] or [] if mount["Type"] == "volume"]
         found += [
             Store(
                 container["Id"], project, service, container["Config"]["Image"], volume["Name"], volume["Destination"]
@@ -79,6 +81,8 @@ def find(name: str, project: str) -> Store:
 
 def check_backup(file: Path) -> None:
     """Raise UsageError unless `file` is an archive with something in it, all of it inside the folder it is put into."""
+    if file.exists() and not file.is_file():
+        raise UsageError(f"{str(file)!r} is not a file; give the file that backup.py wrote")
     try:
         with tarfile.open(file, "r:") as archive:
             members = archive.getmembers()
@@ -132,7 +136,8 @@ def stopped(store: Store) -> Iterator[None]:
 
 def restore(store: Store, file: Path) -> None:
     """Replace what the store keeps by what is in `file`."""
-    empty = f"rm -rf {store.folder}/* {store.folder}/.[!.]* {store.folder}/..?*"
+    folder = shlex.quote(store.folder)
+    empty = f"rm -rf {folder}/* {folder}/.[!.]* {folder}/..?*"
     helper = ["docker", "create", "--user", "0", "--network", "none", "--entrypoint", "sh"]
     with stopped(store):
         volume = ["--volume", f"{store.volume}:{store.folder}"]
@@ -156,6 +161,8 @@ def main(argv: Sequence[str]) -> int:
         check_backup(options.file)
     elif not options.file.resolve().parent.is_dir():
         raise UsageError(f"there is no folder for {str(options.file)!r}; make it first")
+    elif options.file.exists() and not options.file.is_file():
+        raise UsageError(f"{str(options.file)!r} is not a file; give the name of one to write, such as count.tar")
     store = find(options.service, options.project)
     if options.restore:
         restore(store, options.file)

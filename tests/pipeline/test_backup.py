@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,10 @@ OF_SWARM = backup.Store("c0ffee", "one", "one_redis", "redis:8", "one_counter", 
         ([container(composed("one", "web"), DATA)], []),
         ([container(deployed("one", "other_redis"), DATA)], []),
         ([container({}, DATA)], []),
+        ([{**container({}, DATA), "Config": {"Labels": None, "Image": "redis:8"}}], []),
+        ([{**container(composed("one")), "Mounts": None}], []),
+        ([container({"com.docker.compose.service": "redis"}, DATA)], []),
+        ([container({"com.docker.swarm.service.name": "_redis"}, DATA)], []),
         ([container(composed("one"))], []),
         ([container(composed("one"), {"Type": "bind", "Destination": "/data"})], []),
     ],
@@ -108,6 +113,18 @@ def test_what_is_not_a_backup_is_refused_before_anything_stops(
         backup.main(["--restore", str(file)])
 
     assert docker.calls == []
+
+
+@pytest.mark.parametrize("options", [[], ["--restore"]])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "nothing"])
+def test_what_is_not_a_file_is_refused(tmp_path: Path, docker: Programs, kind: str, options: list[str]) -> None:
+    """It is neither written to, nor put aside for a backup, nor waited for, and Redis is not asked."""
+    os.mkfifo(tmp_path / "pipe")
+    name = {"folder": str(tmp_path), "pipe": str(tmp_path / "pipe"), "device": "/dev/null", "nothing": ""}[kind]
+    with pytest.raises(UsageError, match="is not a file"):
+        backup.main([name, *options])
+    assert docker.calls == []
+    assert not Path("/dev/null").is_file()
 
 
 def test_a_folder_that_is_not_there_is_said_at_once(tmp_path: Path, docker: Programs) -> None:
