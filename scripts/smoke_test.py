@@ -51,9 +51,10 @@ def run_command(
     """Return the command that starts the image; `publish` is a port of 127.0.0.1, or 0 for one that the engine chooses.
 
     IPv4 and IPv6 get different ports where the engine chooses, so one address is named and asked. A Python that starts
-    under emulation takes longer than a health check may, so there are none there.
+    under emulation takes longer than a health check may, so there are none there; on a busy machine one may take as
+    long as Docker's own default, whatever the image allows.
     """
-    health = [] if platform == host_platform() else ["--no-healthcheck"]
+    health = ["--health-timeout", "30s"] if platform == host_platform() else ["--no-healthcheck"]
     return [
         *("docker", "run", "--detach", "--publish", f"127.0.0.1:{publish or ''}:{this.port}", "--platform", platform),
         *("--network", network, *HARDENED, *health, *variables(environment)),

@@ -39,7 +39,7 @@ def test_run_command() -> None:
     assert command() == [
         *("docker", "run", "--detach", "--publish", "127.0.0.1:4000:8080", "--platform", host_platform()),
         *("--network", "net", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-        *("--env", "NAME=a b", "--label", containers.label(), "hello:ci"),
+        *("--health-timeout", "30s", "--env", "NAME=a b", "--label", containers.label(), "hello:ci"),
     ]
 
 
