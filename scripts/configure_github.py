@@ -26,13 +26,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import prepare_host
-from lib import gh
+from lib import gh, service
 from lib.access import access
 from lib.command import ROOT, Failure, UsageError, parser, run, say, start
 from lib.distribution import Login, Refused
 from lib.gh import ENVIRONMENTS, REFS, GitHub, rulesets
 from lib.names import ImageName, image_name, repository_name
-from lib.ssh import DEPLOY_USER, parse_target
+from lib.ssh import DEPLOY_USER, parse_target, public_half
 
 
 class Changes:
@@ -174,6 +174,7 @@ def host_settings(login: str, key: Path) -> tuple[dict[str, str], str]:
     real, hosts = prepare_host.trusted(target)
     if not key.exists():
         raise Failure(f"there is no key {key}; run python3 scripts/prepare_host.py {target} first")
+    public_half(str(key), key)
     deploy = replace(real, user=DEPLOY_USER)
     return {"DEPLOY_HOST": str(deploy), "DEPLOY_KNOWN_HOSTS": hosts}, key.read_text("utf-8")
 
@@ -189,6 +190,8 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--dry-run", action="store_true", help="say what would be set, and set nothing")
     options = arguments.parse_args(argv)
     variables = parse_settings(options.settings, *gh.known())
+    for check in gh.forms(variables, service.load(environ={})):
+        check()
     remote = run(["git", "-C", str(ROOT), "remote", "get-url", "origin"], check=False).stdout.strip()
     repository = gh.find(remote)
     if repository is None:

@@ -43,7 +43,7 @@ from lib.distribution import HUB_LOGIN, Login, Refused, login_of
 from lib.images import references
 from lib.names import SEMVER, ImageName, image_name, parse_version, repository_name
 from lib.service import Service
-from lib.settings import EDGE_PORT, wanted
+from lib.settings import EDGE_PORT
 from lib.ssh import Target, parse_target
 from lib.template import RECORD, parse_record
 
@@ -522,16 +522,7 @@ def service_secrets(world: World) -> set[str]:
 
 def values(world: World) -> Iterator[Line]:
     """What is set is of the right form: each would fail its run, or be ignored without a word."""
-    tries: tuple[Callable[[], object], ...] = (
-        lambda: world.image,
-        lambda: world.target,
-        lambda: service_file.platforms(None, world.settings),
-        lambda: wanted({name: world.settings.get(name, "") for name in HOW}, world.service) if world.service else None,
-        lambda: one_of("IMAGE_VISIBILITY", world.settings, ("private", "public")),
-        lambda: one_of("DEPLOY_ON_RELEASE", world.settings, ("true", "false")),
-        lambda: one_of("EMULATE", world.settings, ("true", "false")),
-    )
-    for attempt in tries:
+    for attempt in (lambda: world.image, lambda: world.target, *gh.forms(world.settings, world.service)):
         try:
             attempt()
         except UsageError as error:
@@ -559,14 +550,6 @@ def with_variable(world: World, name: str, value: str) -> str:
     return shown(world.github.command(path, "--method", "PATCH", "--raw-field", f"value={value}"))
 
 
-def one_of(name: str, settings: Mapping[str, str], expected: Sequence[str]) -> None:
-    """Raise UsageError if a setting is another word."""
-    value = settings.get(name, "")
-    if value and value not in expected:
-        raise UsageError(f"{name} is {value!r}, expected {' or '.join(expected)}")
-
-
-HOW = ("DOMAIN", "EDGE_PORT", "REPLICAS", "DEPLOY_URL")
 EXAMPLES = {
     "DOCKERHUB_USERNAME": "NAME",
     "IMAGE_NAMESPACE": "NAME",
@@ -579,6 +562,7 @@ EXAMPLES = {
     "DEPLOY_URL": "https://hello.example.org",
     "DEPLOY_ON_RELEASE": "true",
     "EMULATE": "true",
+    "ATTESTATIONS": "true",
     "IMAGE_VISIBILITY": "private",
     "IMAGE_REPOSITORY": "NAME",
 }

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.command import ROOT, Failure, last_line, run
+from lib.command import ROOT, Failure, UsageError, last_line, run
 from lib.names import public_url
+from lib.service import Service, platforms
+from lib.settings import wanted
 
 ENVIRONMENTS = ("publish", "production")
 """Where jobs get their secrets: to push the image, and to deploy it."""
@@ -186,6 +189,32 @@ def check_login(host: str) -> str:
         return "gh is not installed; see https://cli.github.com, or apt-get install gh"
     done = run(["gh", "auth", "status", "--hostname", host], check=False, timeout=60)
     return f"gh is not logged in at {host}; run gh auth login --hostname {host}" if done.returncode else ""
+
+
+HOW = ("DOMAIN", "EDGE_PORT", "REPLICAS", "DEPLOY_URL")
+"""The variables that say how to deploy."""
+CHOICES = {
+    "IMAGE_VISIBILITY": ("private", "public"),
+    **dict.fromkeys(("DEPLOY_ON_RELEASE", "EMULATE", "ATTESTATIONS"), ("true", "false")),
+}
+"""The variables that are one of a few words."""
+
+
+def forms(settings: Mapping[str, str], service: Service | None) -> tuple[Callable[[], object], ...]:
+    """Return checks of the form of variables; each raises UsageError if a value would fail its run, or be ignored."""
+    how = {name: settings.get(name, "") for name in HOW}
+    return (
+        lambda: platforms(None, settings),
+        lambda: wanted(how, service) if service else None,
+        *(functools.partial(one_of, name, settings, expected) for name, expected in CHOICES.items()),
+    )
+
+
+def one_of(name: str, settings: Mapping[str, str], expected: Sequence[str]) -> None:
+    """Raise UsageError if a setting is another word."""
+    value = settings.get(name, "")
+    if value and value not in expected:
+        raise UsageError(f"{name} is {value!r}, expected {' or '.join(expected)}")
 
 
 def known(root: Path = ROOT) -> tuple[set[str], set[str]]:

@@ -145,6 +145,15 @@ def test_bad_token(
         (["DOCKER_USERNAME=x"], "'DOCKER_USERNAME' is not NAME=value of a variable.*DOCKERHUB_USERNAME"),
         (["DOCKERHUB_USERNAME"], "'DOCKERHUB_USERNAME' is not NAME=value"),
         (["DOCKERHUB_USERNAME=Octo"], "'Octo', which is not an account name"),
+        (["PLATFORMS=amd64"], "PLATFORMS has 'amd64' in it"),
+        (["EDGE_PORT=http"], "EDGE_PORT is 'http'"),
+        (["DOMAIN=https://x"], "DOMAIN is 'https://x'"),
+        (["DEPLOY_URL=x"], "DEPLOY_URL is 'x'"),
+        (["REPLICAS=0"], "REPLICAS is '0'"),
+        (["EMULATE=yes"], "EMULATE is 'yes', expected true or false"),
+        (["ATTESTATIONS=1"], "ATTESTATIONS is '1', expected true or false"),
+        (["IMAGE_VISIBILITY=secret"], "IMAGE_VISIBILITY is 'secret', expected private or public"),
+        (["DOCKERHUB_USERNAME=octo", "REGISTRY=https://ghcr.io"], "REGISTRY is 'https://ghcr.io'"),
         (["--token"], "whose token"),
         (["--host", "https://x"], "--host is 'https://x'"),
     ],
@@ -153,6 +162,16 @@ def test_bad_words(github: GitHubStandIn, words: list[str], sentence: str) -> No
     """What cannot be is refused before anything is set, with the name."""
     with pytest.raises(UsageError, match=sentence):
         main(words)
+    assert github.changes == []
+
+
+@pytest.mark.parametrize("said", ["incorrect passphrase supplied to decrypt private key", "invalid format"])
+def test_a_key_that_cannot_be_used(github: GitHubStandIn, programs: Programs, tmp_path: Path, said: str) -> None:
+    """A key with a passphrase, or half of one, is refused before anything is set."""
+    programs.answer("ssh-keygen -y", err=said, status=255)
+    (tmp_path / "key").write_text(KEY, "utf-8")
+    with pytest.raises(UsageError, match=r"has a passphrase|is not a private key"):
+        main(["--host", "hello.example.org", "--key", str(tmp_path / "key")])
     assert github.changes == []
 
 
