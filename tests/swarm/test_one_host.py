@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -352,3 +355,51 @@ def test_a_prepared_host_from_outside(at_first: Host, key: Prepared) -> None:
         finally:
             run([*table, "-f", str(key.folder / f"etc/{PIPELINE}/firewall.nft")])
         assert scan(enter, key.address, "-p2377,7946") == set()
+
+
+def test_a_packet_from_outside(at_first: Host, key: Prepared) -> None:
+    """What a stranger wraps as the hosts wrap theirs reaches no container: the firewall drops it, and so does Docker.
+
+    Without both, it would: either one is enough.
+    """
+    own = at_first.own
+    inspected = json.loads(own.docker("inspect", at_first.containers("web")[0]))[0]
+    there = inspected["NetworkSettings"]["Networks"]["hello_web"]
+    options = json.loads(own.docker("network", "inspect", "hello_web"))[0]["Options"]
+    vni = options["com.docker.network.driver.overlay.vxlanid_list"]
+    assert options["encrypted"] == ""
+    iptables, nft = [*own.enter, "iptables"], [*own.enter, "nft"]
+    docker = [shlex.split(line)[1:] for line in run([*iptables, "-S", "INPUT"]).stdout.splitlines() if "4789" in line]
+    assert docker
+    with outside(own.network) as enter:
+
+        def arrives() -> bool:
+            before = echoes(at_first)
+            script = str(Path(__file__).with_name("inject.py"))
+            run([*enter, sys.executable, script, own.address, vni, there["MacAddress"], there["IPAddress"]])
+            run(
+                [*enter, "curl", "--silent", "--output", "/dev/null", at_first.page]
+            )  # what came before it has been dealt with by then
+            return echoes(at_first) > before
+
+        assert not arrives()
+        try:
+            run([*nft, "delete", "table", "inet", PIPELINE])
+            assert not arrives()
+            for rule in docker:
+                run([*iptables, "-D", *rule])
+            assert arrives()
+            run([*nft, "-f", str(key.folder / f"etc/{PIPELINE}/firewall.nft")])
+            assert not arrives()
+        finally:
+            run([*nft, "-f", str(key.folder / f"etc/{PIPELINE}/firewall.nft")])
+            for rule in docker:
+                run([*iptables, "-D", *rule], check=False)
+                run([*iptables, "-A", *rule])
+
+
+def echoes(host: Host) -> int:
+    """How often a container of the page was asked for an echo."""
+    text = host.own.docker("exec", host.containers("web")[0], "cat", "/proc/net/snmp")
+    names, values = (line.split() for line in text.splitlines() if line.startswith("Icmp:"))
+    return int(dict(zip(names, values, strict=True))["InEchos"])
