@@ -4,11 +4,12 @@
   python3 scripts/prepare_host.py root@host.example.com
   python3 scripts/prepare_host.py root@second.example.com --join root@host.example.com
 
-Installs the Docker Engine from the distribution, makes the machine a Swarm (or, with --join, a worker of
-one), lets only the Swarm's hosts reach the Swarm's ports, and adds a user `deploy` whose key can do nothing
-but redeploy what this repository's CI vouches for: DOCKERHUB_USERNAME, IMAGE_REPOSITORY and REGISTRY name
-the image, and the host keeps that, service.toml and deploy/ as root's. After a change of these, run it
-again. With --engine the key talks to the Docker Engine instead, which is as powerful as root.
+Installs the Docker Engine from the distribution, and gh from GitHub's own packages if the distribution's is
+too old to verify anything; makes the machine a Swarm (or, with --join, a worker of one); lets only the Swarm's
+hosts reach the Swarm's ports; and adds a user `deploy` whose key can do nothing but redeploy what this
+repository's CI vouches for: DOCKERHUB_USERNAME, IMAGE_REPOSITORY and REGISTRY name the image, and the host
+keeps that, service.toml and deploy/ as root's. After a change of these, run it again. With --engine the key
+talks to the Docker Engine instead, which is as powerful as root.
 
 Then prints the variables and the secret to set on GitHub. Doing it twice changes nothing. You need to be
 root there, or be allowed to use sudo without a password, and to have accepted the host's key before: this

@@ -381,6 +381,32 @@ def test_a_repository_that_cannot_be_asked(origin: Path, clone: Path) -> None:
         release.in_main(OTHER, {})
 
 
+@pytest.mark.parametrize(
+    ("said", "is_of_main"), [("ahead", True), ("identical", True), ("diverged", False), ("behind", False)]
+)
+def test_a_host_without_a_clone(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, said: str, is_of_main: bool
+) -> None:
+    """GitHub is asked for the history and for statements, also about an image in a registry on the host itself."""
+    monkeypatch.setattr(release, "on_host", lambda: True)
+    programs.add("gh").answer("compare", f"{said}\n")
+    env = {"GITHUB_REPOSITORY": "octo/hello"}
+    assert release.in_main("a" * 40, env) is is_of_main
+    assert programs.calls == [["gh", "api", f"repos/octo/hello/compare/{'a' * 40}...main", "--jq", ".status"]]
+    it = release.Candidate(ImageName("localhost:5000", "me", "hello"), "1.2.3", env=env)
+    assert it.ledger == github.Repository(github.GITHUB, "octo/hello")
+
+
+def test_a_commit_that_github_does_not_know(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not verified; nor is what is not a full id, and then nobody is asked."""
+    monkeypatch.setattr(release, "on_host", lambda: True)
+    programs.add("gh").answer("compare", err="gh: Not Found (HTTP 404)\n", status=1)
+    assert not release.in_main("main", {"GITHUB_REPOSITORY": "octo/hello"})
+    assert programs.calls == []
+    with pytest.raises(Failure, match="GitHub does not confirm it"):
+        release.in_main("a" * 40, {"GITHUB_REPOSITORY": "octo/hello"})
+
+
 def test_version_tags(origin: Path, clone: Path) -> None:
     """The Git tags of origin, annotated ones once; without an answer nobody knows them."""
     git(origin, "tag", "v1.0.0")
