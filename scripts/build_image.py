@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import engine, service
 from lib.command import ROOT, Failure, parser, say, set_output, stage, start
-from lib.images import references, without_digest
+from lib.images import references
 from lib.names import Commit, checked_out
 from lib.registry import LocalImage, check_same, local_image, run_pulling
 
@@ -49,7 +49,8 @@ def build_command(
 ) -> list[str]:
     """Return the command that builds `image` for `platforms` from a commit into the engine.
 
-    With `pull`, the base images are what their tags are now, and not what the engine has of them.
+    With `pull`, the base images are what their tags are now, and not what the engine has of them; one that is named by
+    its digest stays what it is.
     The names in `proxies` are handed on with their values from the environment; they are predefined, so
     no image keeps them:
     https://docs.docker.com/reference/dockerfile/#predefined-args
@@ -103,14 +104,10 @@ def provenance() -> str:
     return "mode=min" if any("@" in os.environ[name] for name in proxies()) else "mode=max"
 
 
-def stand_ins(root: Path, *, today: bool = False) -> dict[str, str]:
-    """Return what to take for the Dockerfile's images that have digests.
-
-    Their tags are taken if `today` counts, and if the engine has nothing else because it stands in for them.
-    """
+def stand_ins(root: Path) -> dict[str, str]:
+    """Return what to take for the Dockerfile's images with digests: their tags, if the engine stands in for them."""
     found = [f"{each.image}@{each.digest}" for each in references(root) if each.file == "Dockerfile" and each.digest]
-    as_here = without_digest if today else engine.here
-    return {name: other for name in dict.fromkeys(found) if (other := as_here(name)) != name}
+    return {name: other for name in dict.fromkeys(found) if (other := engine.here(name)) != name}
 
 
 def digest_in(metadata: str) -> str:
@@ -143,7 +140,7 @@ def build(image: str, platforms: Sequence[str], commit: Commit, *, pull: bool = 
             ca_bundle=ca_bundle(),
             proxies=proxies(),
             pull=pull,
-            instead=stand_ins(root, today=pull),
+            instead=stand_ins(root),
             metadata=metadata,
             root=root,
         )

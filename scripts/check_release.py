@@ -5,8 +5,9 @@
   python3 scripts/check_release.py rebuild
   python3 scripts/check_release.py scan
 
-look     reads in its provenance which images the release was built on, and asks for what those are now. Nothing is
-         built; hands on `moved`: true if one is another image, and no open issue says so already
+look     reads in its provenance which images the release was built on, and asks for what their tags are now; one that
+         is named by its digest is left to Dependabot. Nothing is built; hands on `moved`: true if one is another image,
+         and no open issue says so already
 rebuild  builds the release's own commit again, on what those are now. The same commit on the same base gives the same
          image; if a platform's differs, it is smoke-tested, and `offer` is handed on: an issue for offer_release.py
 scan     asks https://osv.dev about the packages in the release's attested bills of materials, and fails if it knows a

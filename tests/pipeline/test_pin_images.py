@@ -193,5 +193,4 @@ def test_what_is_taken_instead(copy: Path, monkeypatch: pytest.MonkeyPatch, stan
     python, edge = named["Dockerfile"], named["deploy/compose.stack.yaml"]
     instead = build_image.stand_ins(copy)
     assert instead == ({f"{python.image}@{python.digest}": python.image} if stands_in else {})
-    assert build_image.stand_ins(copy, today=True) == {f"{python.image}@{python.digest}": python.image}
     assert settings.edge_image() == ({"image": edge.image} if stands_in else {})
