@@ -55,6 +55,7 @@ LENT = {
 is; a token by which GitHub answers; and a login to the registry. The host asks with them, and keeps none."""
 MOST = 64 * 1024  # bytes of that
 
+TOKENS = ("GITHUB_TOKEN", "GH_TOKEN")
 HERE_ONLY = ("DOMAIN", "EDGE_PORT", "REPLICAS", "SERVICE_SECRETS")
 """Variables that such a host does not take from a caller."""
 PATIENCE = 1800.0
@@ -143,7 +144,10 @@ def offered(ssh: Sequence[str]) -> Offer | None:
 
 def lent(offer: Offer, environ: Mapping[str, str]) -> dict[str, str]:
     """Return what to send along: GitHub's token, and docker's login if nobody can read the image without one."""
-    found = {"by": environ.get("GITHUB_ACTOR", ""), "token": environ.get("GITHUB_TOKEN") or environ.get("GH_TOKEN", "")}
+    found = {
+        "by": environ.get("GITHUB_ACTOR", ""),
+        "token": next((environ[name] for name in TOKENS if environ.get(name)), ""),
+    }
     image = parse_reference(offer.image)[0]
     login = login_of(image.registry or HUB_LOGIN)
     if (login.basic or login.identity) and not access_without_login(offer.image):
@@ -181,6 +185,11 @@ def warn(offer: Offer, environ: Mapping[str, str], host: str) -> None:
         sentences.append(
             f"the host keeps its own settings and does not take {', '.join(given)} from here; set them as root there,"
             f" with DOCKER_HOST=ssh://root@{host} python3 scripts/redeploy.py VERSION"
+        )
+    if not any(environ.get(name) for name in TOKENS):
+        sentences.append(
+            "there is no GITHUB_TOKEN to lend, so the host asks GitHub with a login of its own (gh auth login, as root"
+            " there); a token that may only read the repository is enough"
         )
     for sentence in sentences:
         say(f"warning: {sentence}")

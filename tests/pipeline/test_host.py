@@ -131,10 +131,11 @@ def test_what_the_host_does_otherwise(capsys: pytest.CaptureFixture[str]) -> Non
     host.warn(
         Offer("me/hello", {**fingerprints(), "service.toml": ""}), {"SERVICE_SECRETS": "A=1", "DOMAIN": "d.e"}, "h"
     )
-    first, second = capsys.readouterr().err.splitlines()
+    first, second, third = capsys.readouterr().err.splitlines()
     assert re.search(r"its own service\.toml, which differ.* python3 scripts/prepare_host\.py root@h$", first)
     assert "does not take DOMAIN, SERVICE_SECRETS from here" in second
     assert "A=1" not in second
+    assert "no GITHUB_TOKEN to lend" in third
 
 
 @pytest.fixture
