@@ -26,7 +26,20 @@ import smoke_test
 from engine import setup as set_up
 from lib import containers, engine, service, standin
 from lib.client import ask
-from lib.command import STATE, Failure, Progress, UsageError, last_line, parser, run, say, stage, start, wait_until
+from lib.command import (
+    STATE,
+    Failure,
+    Progress,
+    UsageError,
+    last_line,
+    parser,
+    port_number,
+    run,
+    say,
+    stage,
+    start,
+    wait_until,
+)
 from lib.names import PIPELINE, Commit, ImageName, checked_out, image_name
 from lib.registry import LocalImage, check_same, layer_sizes, local_image, run_pulling
 from lib.service import Service
@@ -253,7 +266,9 @@ def main(argv: Sequence[str]) -> int:
         "--offline", action="store_true", help="stand in for Docker Hub in any case; implies --setup"
     )
     arguments.add_argument("--push", action="store_true", help="publish to Docker Hub, or to REGISTRY, for real")
-    arguments.add_argument("--port", type=int, default=this.publish, help="the port to publish (default: %(default)s)")
+    arguments.add_argument(
+        "--port", type=port_number, default=this.publish, help="the port to publish (default: %(default)s)"
+    )
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result for machines, too")
     options = arguments.parse_args(argv)
     result, line = pipeline(this, setup=options.setup, offline=options.offline, push=options.push, port=options.port)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 import check
 from lib import service
-from lib.command import ROOT, Failure, UsageError, parser, say, shown, start, wait_until
+from lib.command import ROOT, Failure, UsageError, parser, port_number, say, shown, start, wait_until
 from lib.service import Backing, Service
 
 
@@ -135,7 +135,9 @@ def serve(this: Service, port: int, root: Path = ROOT) -> None:
 def main(argv: Sequence[str]) -> int:
     this = service.load()
     arguments = parser(__doc__)
-    arguments.add_argument("--port", type=int, default=this.publish, help="where to serve (default: %(default)s)")
+    arguments.add_argument(
+        "--port", type=port_number, default=this.publish, help="where to serve (default: %(default)s)"
+    )
     serve(this, arguments.parse_args(argv).port)
     return 0
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import containers, engine, service
 from lib.client import Answer, ask
-from lib.command import ROOT, Failure, parser, run, say, set_output, shown, stage, start, wait_until
+from lib.command import ROOT, Failure, parser, port_number, run, say, set_output, shown, stage, start, wait_until
 from lib.names import PIPELINE
 from lib.registry import LocalImage, check_same, local_image, run_pulling
 from lib.service import Backing, Service
@@ -403,7 +403,9 @@ def main(argv: Sequence[str]) -> int:
     arguments.add_argument("--image", default=this.image, help="the image to test (default: %(default)s)")
     arguments.add_argument("--digest", help="the digest that the image must have")
     arguments.add_argument("--platform", action="append", choices=this.platforms, help="default: every one")
-    arguments.add_argument("--port", type=int, default=this.publish, help="the port to publish (default: %(default)s)")
+    arguments.add_argument(
+        "--port", type=port_number, default=this.publish, help="the port to publish (default: %(default)s)"
+    )
     options = arguments.parse_args(argv)
     engine.find(options.platform or this.platforms)
     image = local_image(options.image)

@@ -224,6 +224,13 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     )
 
 
+def port_number(text: str) -> int:
+    """Return a port's number, for argparse, which says what is wrong with another one."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a number from 1 to 65535")
+    return int(text)
+
+
 def start(main: Callable[[Sequence[str]], int]) -> None:
     """Run a script's main and exit: a Failure is one sentence, as is an OSError; Ctrl-C and SIGTERM clean up.
 

@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+import pipeline
+import serve
+import smoke_test
 from lib import command
 from lib.command import (
     Failure,
@@ -163,6 +166,16 @@ def test_last_line_leaves_the_help_out() -> None:
     assert last_line(subprocess.CompletedProcess([], 1, "", said)) == ": docker: it is broken"
     assert last_line(subprocess.CompletedProcess([], 1, "out\n", "")) == ": out"
     assert last_line(subprocess.CompletedProcess([], 1, "", "")) == ""
+
+
+@pytest.mark.parametrize("script", [pipeline, serve, smoke_test], ids=lambda script: str(script.__name__))
+@pytest.mark.parametrize("value", ["0", "65536", "-1", "x", "", "4000 ", "٤٠٠٠"])
+def test_a_port_is_looked_at_first(script: ModuleType, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is built or started for it."""
+    with pytest.raises(SystemExit) as ended:
+        script.main([f"--port={value}"])
+    assert ended.value.code == 2
+    assert f"{value!r} is not a port, a number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_wait_until_gives_up() -> None:
