@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lib import containers
+from lib import containers, engine
 from lib.command import run, wait_until
 from lib.registry import LocalImage
 
@@ -58,6 +58,26 @@ class Edge:
         return found["Running"], found["OOMKilled"], found["StartedAt"]
 
 
+def command() -> list[str]:
+    """The edge's command, as the Swarm reads it."""
+    return [word.replace("$$", "$") for word in STACK["edge"]["command"]]
+
+
+@pytest.mark.parametrize(("known", "expected"), [("true", "read_body_idle -1s"), ("false", "")])
+def test_an_option_that_only_a_newer_caddy_knows(tmp_path: Path, known: str, expected: str) -> None:
+    """It is set if Caddy takes it, and the edge starts without it if not.
+
+    The option is of https://github.com/caddyserver/caddy/pull/7913. Without it, Caddy 2.11.7 still held a POST whose
+    body never came after 90 seconds; with it, that was ended after 5, as it is by 2.6.2.
+    """
+    caddy = tmp_path / "caddy"
+    caddy.write_text(f'#!/bin/sh\nif [ "$1" = adapt ]; then exec {known}; fi\necho "$*: $BODY_IDLE"\n', "utf-8")
+    caddy.chmod(0o755)
+    assert "{$BODY_IDLE}" in (ROOT / "deploy/Caddyfile").read_text("utf-8")
+    said = run(command(), env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).stdout
+    assert said == f"run --config /etc/caddy/Caddyfile --adapter caddyfile: {expected}\n"
+
+
 @pytest.fixture(scope="module")
 def edge(image: LocalImage) -> Iterator[Edge]:
     """The stack's edge with one replica behind it, as a Swarm would start them."""
@@ -75,7 +95,7 @@ def edge(image: LocalImage) -> Iterator[Edge]:
         environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
         rights += ["--tmpfs", "/config", "--volume", f"{ROOT / 'deploy/Caddyfile'}:/etc/caddy/Caddyfile:ro"]
         options = ["--name", edge.name, "--cpus", limits["cpus"], *room, *rights, *environment]
-        run([*start, *options, stack["image"], *stack["command"]])
+        run([*start, *options, engine.here(stack["image"]), *command()])
         networks = run(["docker", "inspect", "--format", "{{json .NetworkSettings.Networks}}", edge.name]).stdout
         edge.host = json.loads(networks)[PREFIX]["IPAddress"]
         wait_until(lambda: edge.ask() == 200, seconds=90, what="the page through the edge")
