@@ -227,7 +227,9 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(f"DELETE {self.path}")
             _, _, kind, *_, folder, name, _ = f"{self.path}/".replace("//", "/").split("/")
             if hub.delete_errors:
-                self.answer(hub.delete_errors.pop(0), b"{}")
+                self.answer(
+                    hub.delete_errors.pop(0), b'{"errors":[{"message":"requested access to the resource is denied"}]}'
+                )
             elif (kind, folder) != ("repositories", "tags") or self.headers["Authorization"] != f"Bearer {hub.deletes}":
                 self.answer(403, b"{}")
             else:
