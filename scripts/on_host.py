@@ -48,9 +48,10 @@ def fixed(text: str) -> dict[str, str]:
     """Return the variables that are fixed here; raise Failure if they are not what prepare_host.py wrote."""
     try:
         found = json.loads(text)
-        if {*found} <= {*FIXED} and found["GITHUB_REPOSITORY"] and all(map(str.isprintable, found.values())):
+        known = {*found} <= {*FIXED} and all(map(str.isprintable, found.values()))
+        if known and all(found[name] for name in ("GITHUB_REPOSITORY", "IMAGE_NAMESPACE", "IMAGE_REPOSITORY", "STACK")):
             return dict(found)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise Failure(f"{ROOT / SETTINGS} is not what prepare_host.py wrote; run it again")
 

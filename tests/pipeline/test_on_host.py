@@ -16,7 +16,13 @@ from lib.daemon import Daemon
 from lib.host import Asked
 from on_host import begin, environment, fixed, follow, main, outcome
 
-HERE = {"IMAGE_NAMESPACE": "me", "IMAGE_REPOSITORY": "hello", "GITHUB_REPOSITORY": "octo/hello"}
+HERE = {
+    "IMAGE_NAMESPACE": "me",
+    "IMAGE_REPOSITORY": "hello",
+    "STACK": "hello",
+    "REGISTRY": "",
+    "GITHUB_REPOSITORY": "octo/hello",
+}
 REDEPLOY = """import json, os, pathlib, sys, time
 folder = pathlib.Path(os.environ["GITHUB_OUTPUT"]).parent
 print("redeploying", sys.argv[1:], flush=True)
@@ -102,10 +108,20 @@ def test_what_a_redeploy_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"GITHUB_REPOSITORY": ""}', '{"GITHUB_REPOSITORY": "a/b", "PATH": "x"}']
+    "text",
+    [
+        *("", "[]", "{}", "null", json.dumps({**HERE, "PATH": "/evil"}), json.dumps({**HERE, "STACK": 1})),
+        *(
+            json.dumps({**HERE, name: ""})
+            for name in ("GITHUB_REPOSITORY", "IMAGE_NAMESPACE", "IMAGE_REPOSITORY", "STACK")
+        ),
+        json.dumps({name: value for name, value in HERE.items() if name != "STACK"}),
+        json.dumps({**HERE, "STACK": "a\nb"}),
+    ],
 )
 def test_a_file_that_prepare_host_did_not_write(text: str) -> None:
     """Nothing runs with it: a host that does not know whom to trust trusts nobody."""
+    assert fixed(json.dumps(HERE)) == HERE
     with pytest.raises(Failure, match=r"host\.json is not what prepare_host\.py wrote; run it again"):
         fixed(text)
 
