@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+import compare_image
 import list_packages
 from lib import containers, service
 from lib.command import run
 from lib.packages import contents_of
 from lib.registry import LocalImage
 from lib.standin import host_platform
+from support.projects import commit, fill, git
 
 DPKG = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package} ${Version} ${Architecture}\\n"]
 PYTHON = "import importlib.metadata as m; print(*{f'{d.name} {d.version}' for d in m.distributions()}, sep='\\n')"
@@ -56,3 +59,26 @@ def test_the_files(image: LocalImage, tmp_path: Path, monkeypatch: pytest.Monkey
         assert json.loads(text)["metadata"]["component"]["version"] == image.revision
     mine = ["docker", "ps", "--all", "--quiet", "--filter", f"label={containers.label()}"]
     assert run(mine).stdout == ""
+
+
+def test_beside_the_image_of_another_commit(
+    image: LocalImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That commit is built, both are started, what differs is said, and nothing of it is left."""
+    name = f"compare{os.getpid()}"
+    fill(tmp_path, name)
+    (tmp_path / "src/old-1.0.dist-info").mkdir()
+    (tmp_path / "src/old-1.0.dist-info/METADATA").write_text("Name: old\nVersion: 1.0\n", "utf-8")
+    commit(tmp_path)
+    git(tmp_path, "update-ref", "refs/remotes/origin/main", "HEAD")
+    monkeypatch.setattr(compare_image, "ROOT", tmp_path)
+    monkeypatch.setattr(compare_image, "PAIRS", 1)
+    monkeypatch.setenv("PLATFORMS", HERE)
+    load = service.load
+    monkeypatch.setattr(service, "load", lambda root=tmp_path: load(root))
+    assert compare_image.main(["--image", image.reference]) == 0
+    told = capsys.readouterr().out
+    assert "| old (pypi) | `1.0` | removed |  |" in told
+    assert f"| {HERE} | " in told
+    assert " times as long to start (1 pairs of starts" in told
+    assert run(["docker", "image", "ls", "--quiet", f"{name}:base"]).stdout == ""
