@@ -31,7 +31,7 @@ from lib.access import access
 from lib.command import ROOT, Failure, UsageError, parser, run, say, start
 from lib.distribution import Login, Refused
 from lib.gh import ENVIRONMENTS, REFS, GitHub, rulesets
-from lib.names import ImageName, image_name, repository_name
+from lib.names import ImageName, image_name, repository_name, without_secrets
 from lib.ssh import DEPLOY_USER, parse_target, public_half
 
 
@@ -195,7 +195,8 @@ def main(argv: Sequence[str]) -> int:
     remote = run(["git", "-C", str(ROOT), "remote", "get-url", "origin"], check=False).stdout.strip()
     repository = gh.find(remote)
     if repository is None:
-        raise Failure(f"origin is {remote or 'not set'}; git remote add origin https://github.com/OWNER/NAME.git first")
+        where = without_secrets(remote) or "not set"
+        raise Failure(f"origin is {where}; git remote add origin https://github.com/OWNER/NAME.git first")
     problem = gh.check_login(repository.host)
     if problem:
         raise Failure(problem)

@@ -41,7 +41,7 @@ from lib.access import access, pulls_left
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
 from lib.distribution import HUB_LOGIN, Login, Refused, login_of
 from lib.images import references
-from lib.names import SEMVER, ImageName, image_name, parse_version, repository_name
+from lib.names import SEMVER, ImageName, image_name, parse_version, repository_name, without_secrets
 from lib.service import Service
 from lib.settings import EDGE_PORT
 from lib.ssh import Target, parse_target
@@ -111,7 +111,8 @@ class World:
         """Why GitHub cannot be asked, with what to do; "" if it can."""
         found = gh.find(self.remote)
         if found is None:
-            return f"origin is {self.remote or 'not set'}, so there is no repository on GitHub to ask about"
+            where = without_secrets(self.remote) or "not set"
+            return f"origin is {where}, so there is no repository on GitHub to ask about"
         return gh.check_login(found.host)
 
     @functools.cached_property
@@ -317,12 +318,12 @@ def origin(world: World) -> Iterator[Line]:
         yield Line(MISSING, "there is no remote origin", "git remote add origin https://github.com/OWNER/NAME.git")
         return
     # A token in the address is readable by whoever sees the output of git remote.
-    if re.match(r"https?://[^/@]*:[^/@]+@", world.remote):
-        clean = re.sub(r"//[^/@]*@", "//", world.remote)
+    if re.match(r"(?i)https?://([^/]*:[^/]+|(gh[a-z]|github_pat|glpat)[_-][^/]*)@", world.remote):
+        clean = without_secrets(world.remote, "")
         fix = f"git remote set-url origin {clean}, and revoke that token"
         yield Line(WRONG, "origin has a password or a token in its address", fix)
         return
-    yield Line(OK, f"origin is {world.remote}")
+    yield Line(OK, f"origin is {without_secrets(world.remote)}")
 
 
 def main_branch(world: World) -> Iterator[Line]:

@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib.command import ROOT, Failure, UsageError, last_line, parser, run, say, shown, start
-from lib.names import SEMVER, SHA, parse_version
+from lib.names import SEMVER, SHA, parse_version, without_secrets
 from lib.template import (
     RECORD,
     SERVICE_FOLDERS,
@@ -171,7 +171,8 @@ def fetch(git: Git, address: str) -> None:
         env={"GIT_TERMINAL_PROMPT": "0"},
     )
     if done.returncode:
-        raise Failure(f"cannot fetch the template from {address}{last_line(done)}; say where it is with --from")
+        where = without_secrets(address)
+        raise Failure(f"cannot fetch the template from {where}{last_line(done)}; say where it is with --from")
 
 
 def target(git: Git, wanted: str) -> tuple[str, str]:
@@ -579,7 +580,7 @@ def update(git: Git, to: str, source: str, *, dry_run: bool, tell: Callable[[str
         merge = merge_trees(git, renamer.tree(old), new)
     if record or not shared:
         text = git.text("HEAD", RECORD)
-        fields = {"origin": address} if not record else {}
+        fields = {"origin": without_secrets(address, "")} if not record else {}
         name = pair[1].name if pair else ""
         theirs = {path: blob for path, (_, blob) in git.tree(new).items()}
         fields |= {"commit": commit, "pipeline": pipeline_state(theirs)} | (

@@ -263,6 +263,15 @@ def repository_name(remote: str) -> str:
     return "" if name in (".", "..") else name
 
 
+def without_secrets(address: str, instead: str = "***@") -> str:
+    """Return an address with `instead` of what may be a secret: a password, or any user's name in front of a web host.
+
+    A token can stand there for the name. What ssh takes has a user, and never a password.
+    """
+    text = re.sub(r"(?i)^(https?://)[^/]*@", lambda found: found[1] + instead, address)
+    return re.sub(r"^((?:\w+://)?[^/@:]+):[^/]*@", lambda found: f"{found[1]}{instead and ':'}{instead or '@'}", text)
+
+
 def public_url(remote: str) -> str:
     """Return a remote's address as a web page's, without any user or password, or ""."""
     # Up to the last @ before the path: a password may have one in it.

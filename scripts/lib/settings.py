@@ -15,7 +15,7 @@ from typing import Any
 from lib.command import ROOT, UsageError, say
 from lib.engine import here
 from lib.images import references
-from lib.names import FORMER, PIPELINE
+from lib.names import FORMER, PIPELINE, without_secrets
 from lib.service import Backing, Service
 from lib.swarm import LONGEST_NAME, fitting
 from lib.swarm import Service as Running
@@ -79,7 +79,9 @@ def wanted(env: Mapping[str, str], service: Service, *, rehearsal: bool = False)
     if domain not in ("", NONE) and not DOMAIN.fullmatch(domain):
         raise UsageError(f"DOMAIN is {domain!r}, which is not a name such as hello.example.org")
     if url and not is_address(url):
-        raise UsageError(f"DEPLOY_URL is {url!r}, which is not an address such as https://hello.example.org/")
+        raise UsageError(
+            f"DEPLOY_URL is {without_secrets(url)!r}, which is not an address such as https://hello.example.org/"
+        )
     return Wanted(
         domain=None if not domain or rehearsal else "" if domain == NONE else domain,
         port=None if not port else 0 if port == NONE else number("EDGE_PORT", port, 1, 65535),

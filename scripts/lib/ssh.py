@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib.command import Failure, UsageError, last_line, run
+from lib.names import without_secrets
 
 DEPLOY_USER = "deploy"
 TARGET = re.compile(
@@ -59,7 +60,9 @@ def parse_target(what: str, text: str) -> Target:
     """Return the machine that `[user@]host[:port]` names, or raise UsageError; `what` is said to be wrong."""
     match = TARGET.fullmatch(text)
     if not match or not 0 < int(match["port"] or 22) < 65536:
-        raise UsageError(f"{what} is {text!r}, which is not [user@]host[:port], such as deploy@hello.example.org")
+        raise UsageError(
+            f"{what} is {without_secrets(text)!r}, which is not [user@]host[:port], such as deploy@hello.example.org"
+        )
     return Target(match["user"] or "", match["host"] or match["ipv6"], int(match["port"] or 0))
 
 
@@ -86,7 +89,9 @@ def host_of(address: str) -> str:
     try:
         parts = urllib.parse.urlsplit(address)
     except ValueError as error:
-        raise UsageError(f"docker's engine is at {address!r}, which is not an address: {error}") from error
+        raise UsageError(
+            f"docker's engine is at {without_secrets(address)!r}, which is not an address: {error}"
+        ) from error
     return (parts.hostname or "") if parts.scheme in ("ssh", "tcp", "http", "https") else ""
 
 

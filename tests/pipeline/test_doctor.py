@@ -242,6 +242,10 @@ FAULTS: dict[str, tuple[Callable[[Road], object], str, str, str, str]] = {
         lambda road: git(road.root, "remote", "set-url", "origin", f"https://octo:{TOKEN}@github.com/octo/hello.git"),
         *("origin", WRONG, "a password or a token", "git remote set-url origin https://github.com/octo/hello.git"),
     ),
+    "token for a name in the address of origin": (
+        lambda road: git(road.root, "remote", "set-url", "origin", "https://ghp_0123456789@github.com/octo/hello.git"),
+        *("origin", WRONG, "a password or a token", "git remote set-url origin https://github.com/octo/hello.git"),
+    ),
     "branch is master": (
         lambda road: (
             git(road.root, "update-ref", "-d", "refs/remotes/origin/main") + git(road.root, "branch", "-m", "master")

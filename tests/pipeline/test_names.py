@@ -22,6 +22,7 @@ from lib.names import (
     parse_version,
     public_url,
     repository_name,
+    without_secrets,
 )
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -209,6 +210,24 @@ def test_any_text_is_a_name_or_a_sentence(text: str) -> None:
 def test_remotes(remote: str, name: str, url: str) -> None:
     """A remote's address becomes a page's, and loses a password on the way."""
     assert (repository_name(remote), public_url(remote)) == (name, url)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown", "kept"),
+    [
+        ("https://me:secret@github.com/me/hello", "https://***@github.com/me/hello", "https://github.com/me/hello"),
+        ("https://me:se@cret@github.com/me/x", "https://***@github.com/me/x", "https://github.com/me/x"),
+        ("https://secret@github.com/me/hello", "https://***@github.com/me/hello", "https://github.com/me/hello"),
+        ("HTTP://secret@localhost:3000/x", "HTTP://***@localhost:3000/x", "HTTP://localhost:3000/x"),
+        ("ssh://me:secret@host:22/x", "ssh://me:***@host:22/x", "ssh://me@host:22/x"),
+        ("me:secret@host:22", "me:***@host:22", "me@host:22"),
+        *((plain, plain, plain) for plain in ("git@github.com:me/hello.git", "ssh://git@host/x", "/srv/a@b", "../x")),
+        *((plain, plain, plain) for plain in ("https://github.com/a@b/c", "host:path/a@b", "file:///srv/a@b", "")),
+    ],
+)
+def test_an_address_without_its_secrets(address: str, shown: str, kept: str) -> None:
+    """What is printed, or kept in a file, has no password and no token; all else of it stays."""
+    assert (without_secrets(address), without_secrets(address, "")) == (shown, kept)
 
 
 def git(folder: Path, *arguments: str) -> None:

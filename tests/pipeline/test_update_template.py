@@ -105,6 +105,19 @@ def test_updated_copy_has_the_templates_pipeline(template: Path, tmp_path: Path)
     assert check.pipeline_changed(root)
 
 
+def test_no_token_is_recorded(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The template may be fetched with a token; the record, which is committed, has the address without it."""
+    commit(template, "Copied", FIRST)
+    root = copy(template, tmp_path / "copy")
+    grow(template)
+    address = "https://octo:secret@github.com/octo/template"
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{template}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", address)
+    up(root, address)
+    assert json.loads(read(root, RECORD))["origin"] == "https://github.com/octo/template"
+
+
 def test_copy_is_found_by_its_files(template: Path, tmp_path: Path) -> None:
     """A copy without a record is found by its first commit's files; from then on it is recorded."""
     commit(template, "Before", {"scripts/plan.py": "older\n"})
