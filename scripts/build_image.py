@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import engine, service
 from lib.command import ROOT, Failure, parser, say, set_output, stage, start
+from lib.distribution import config_file, json_of
 from lib.images import references
 from lib.names import Commit, checked_out
 from lib.registry import LocalImage, check_same, local_image, run_pulling
@@ -101,7 +102,17 @@ def provenance() -> str:
     `mode=max` holds the values of build arguments, and whoever pulls the image can read it.
     https://docs.docker.com/build/metadata/attestations/slsa-provenance/
     """
-    return "mode=min" if any("@" in os.environ[name] for name in proxies()) else "mode=max"
+    given = [os.environ[name] for name in proxies()]
+    return "mode=min" if any("@" in value for value in (*given, *configured_proxies())) else "mode=max"
+
+
+def configured_proxies() -> list[str]:
+    """Return the proxies that docker gives every build by itself: https://docs.docker.com/engine/cli/proxy/."""
+    try:
+        config = json_of(config_file().read_bytes())
+        return [str(value) for proxies in (config.get("proxies") or {}).values() for value in proxies.values()]
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def stand_ins(root: Path) -> dict[str, str]:

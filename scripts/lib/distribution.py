@@ -320,9 +320,14 @@ def is_direct(host: str, env: Mapping[str, str]) -> bool:
     return False
 
 
+def config_file() -> Path:
+    """Return where docker keeps its logins and its settings: https://docs.docker.com/reference/cli/docker/."""
+    return Path(os.environ.get("DOCKER_CONFIG") or home() / ".docker") / "config.json"
+
+
 def login_of(server: str) -> Login:
     """Return what `docker login` left for a registry: https://docs.docker.com/reference/cli/docker/login/."""
-    path = Path(os.environ.get("DOCKER_CONFIG") or home() / ".docker") / "config.json"
+    path = config_file()
     try:
         config = json_of(path.read_bytes())
         kept = {hostname(name): entry or {} for name, entry in (config.get("auths") or {}).items()}

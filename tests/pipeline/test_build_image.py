@@ -108,6 +108,7 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "ftp_proxy"])
+@pytest.mark.usefixtures("docker_config")
 def test_a_proxys_password_is_not_in_the_provenance(
     monkeypatch: pytest.MonkeyPatch, name: str, proxy: str, mode: str
 ) -> None:
@@ -116,6 +117,28 @@ def test_a_proxys_password_is_not_in_the_provenance(
         monkeypatch.delenv(upper, raising=False)
         monkeypatch.delenv(upper.lower(), raising=False)
     monkeypatch.setenv(name, proxy)
+    assert build_image.provenance() == mode
+
+
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [
+        ('{"proxies": {"default": {"httpProxy": "http://me:secret@proxy:3128"}}}', "mode=min"),
+        ('{"proxies": {"tcp://host:2376": {"httpsProxy": "me:secret@proxy:3128", "noProxy": "x"}}}', "mode=min"),
+        ('{"proxies": {"default": {"httpProxy": "http://proxy:3128"}}}', "mode=max"),
+        ('{"proxies": {}}', "mode=max"),
+        ('{"proxies": "text"}', "mode=max"),
+        ("{", "mode=max"),
+    ],
+)
+def test_the_password_of_a_proxy_that_docker_knows_itself(
+    monkeypatch: pytest.MonkeyPatch, docker_config: Path, config: str, mode: str
+) -> None:
+    """Docker gives every build the proxies of its config.json, as arguments."""
+    for upper in build_image.PROXIES:
+        monkeypatch.delenv(upper, raising=False)
+        monkeypatch.delenv(upper.lower(), raising=False)
+    (docker_config / "config.json").write_text(config, "utf-8")
     assert build_image.provenance() == mode
 
 
