@@ -40,8 +40,9 @@ DEBIAN_ARCHITECTURES = {"linux/amd64": "amd64", "linux/arm64": "arm64"}
 MACHINES = {"x86_64": "linux/amd64", "amd64": "linux/amd64", "aarch64": "linux/arm64", "arm64": "linux/arm64"}
 
 
-# What is on this machine is never asked for through a proxy, whatever the environment says.
-LOCALLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def locally() -> urllib.request.OpenerDirector:
+    """Return what asks this machine: never through a proxy, whatever the environment says."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def start_registry(daemon: Daemon, folder: Path, port: int) -> None:
 def answers(port: int) -> bool:
     """Whether a registry answers on localhost:`port`."""
     try:
-        with LOCALLY.open(f"http://127.0.0.1:{port}/v2/", timeout=2) as response:
+        with locally().open(f"http://127.0.0.1:{port}/v2/", timeout=2) as response:
             return bool(response.status == 200)
     except OSError:
         return False
@@ -231,7 +232,7 @@ def has(image: str) -> bool:
         headers={"Accept": ", ".join(INDEX_TYPES)},
     )
     try:
-        with LOCALLY.open(request, timeout=5):
+        with locally().open(request, timeout=5):
             return True
     except OSError:
         return False
