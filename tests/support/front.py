@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import http.client
 import io
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import cast
+
+from support.serving import Quiet, Serving
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 TLS_HANDSHAKE = b"\x16"  # a record's content type, RFC 8446, 5.1
 
 
-class Front:
+class Front(Serving):
     """Serves a registry on a port of its own until the `with` block ends.
 
     `writes_to_fail` is how many writes are still answered with 503; `down` answers everything so. `denies` answers
@@ -32,21 +32,7 @@ class Front:
         self.private = False
         self.requests: list[str] = []
         """Method and path of each request, and whether it carried a login."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-
-    def __enter__(self) -> Front:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(handler(self))
 
     @property
     def logins(self) -> list[str]:
@@ -66,7 +52,7 @@ class Front:
 def handler(front: Front) -> type[BaseHTTPRequestHandler]:
     """Return the class that answers for one front."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_one_request(self) -> None:
@@ -124,9 +110,6 @@ def handler(front: Front) -> type[BaseHTTPRequestHandler]:
             while self.rfile.readline().strip():
                 pass
             return b"".join(parts)
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing: the requests are kept."""
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
 

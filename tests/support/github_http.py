@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socketserver
-import threading
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from support.github import Refusal, api
+from support.serving import Quiet, Serving
 
 
-class GitHubOverHTTP:
+class GitHubOverHTTP(Serving):
     """Serves a repository's state until the `with` block ends; `requests` are the method, path and body of each.
 
     `env` is what lets `gh` talk to it: https://cli.github.com/manual/gh_config_set, http_unix_socket.
@@ -31,20 +29,7 @@ class GitHubOverHTTP:
         (folder / "hosts.yml").write_text(f"{self.HOST}:\n    oauth_token: of-the-test\n    user: octo\n", "utf-8")
         (folder / "hosts.yml").chmod(0o600)
         self.env = {"GH_CONFIG_DIR": str(folder), "GH_NO_UPDATE_NOTIFIER": "1", "GH_PROMPT_DISABLED": "1"}
-        self._server = socketserver.ThreadingUnixStreamServer(str(socket), handler(self))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> GitHubOverHTTP:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(handler(self), socket)
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> Any:
         """Answer one request, as GitHub's REST interface does."""
@@ -67,7 +52,7 @@ class GitHubOverHTTP:
 def handler(github: GitHubOverHTTP) -> type[BaseHTTPRequestHandler]:
     """Return the class that answers for one repository."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -98,9 +83,6 @@ def handler(github: GitHubOverHTTP) -> type[BaseHTTPRequestHandler]:
                 self.rfile.readline()
             self.rfile.readline()
             return b"".join(parts)
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing: the requests are kept."""
 
         do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 

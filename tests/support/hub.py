@@ -6,14 +6,14 @@ import base64
 import copy
 import hashlib
 import json
-import threading
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from support.serving import Quiet, Serving
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -119,7 +119,7 @@ def upload(image: Image, host: str, repository: str, tag: str, authorization: st
     send("PUT", f"{base}/manifests/{tag}", image.raw, INDEX)
 
 
-class Hub:
+class Hub(Serving):
     """Serves images on a port of its own until the `with` block ends.
 
     `tags` is what each tag points to, whatever the repository; of several digests, each answer takes one, and the last
@@ -152,21 +152,7 @@ class Hub:
         """What it lists as belonging to any digest; None if it keeps no such list."""
         self.pages: list[tuple[object, str]] = []
         """What tags/list answers, page by page, each with the address of the next; else all that there is."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> Hub:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(handler(self))
 
     def put(self, tag: str, image: Image) -> str:
         """Put an image on a tag (after what is there already, if that is to be answered first); return its digest."""
@@ -180,7 +166,7 @@ class Hub:
 def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     """Return the class that answers for one registry."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             login = self.headers.get("Authorization", "")
@@ -220,10 +206,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.answer(200, b'{"access_token": "somebody"}')
 
         def do_DELETE(self) -> None:
-            """Docker Hub deletes a tag: pkg/hub/tags.go in https://github.com/docker/hub-tool. A manifest that has one,
-
-            it does not: https://docs.docker.com/reference/api/registry/latest/, "Delete image manifest".
-            """
+            # Docker Hub deletes a tag: pkg/hub/tags.go in https://github.com/docker/hub-tool. It does not delete a
+            # manifest that has one: https://docs.docker.com/reference/api/registry/latest/, "Delete image manifest".
             hub.requests.append(f"DELETE {self.path}")
             _, _, kind, *_, folder, name, _ = f"{self.path}/".replace("//", "/").split("/")
             if hub.delete_errors:
@@ -268,9 +252,6 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body[: len(body) - hub.cut])
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing: the requests are kept."""
 
         do_HEAD = do_GET  # noqa: N815
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from support.serving import Quiet, Serving
 
-class Vulnerabilities:
+
+class Vulnerabilities(Serving):
     """Answers on a port of its own until the `with` block ends.
 
     `known` is (ecosystem, package, version) -> ids, of which each answer has one, and a token for the next.
@@ -20,21 +20,8 @@ class Vulnerabilities:
         self.known: dict[tuple[str, str, str], list[str]] = {}
         self.errors: list[int] = []
         self.asked: list[dict[str, Any]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
-        self._server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> Vulnerabilities:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(handler(self))
+        self.address = f"http://{self.host}"
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Answer one question."""
@@ -51,7 +38,7 @@ class Vulnerabilities:
 def handler(service: Vulnerabilities) -> type[BaseHTTPRequestHandler]:
     """Return the class that answers for it."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
             status = service.errors.pop(0) if service.errors else 200 if self.path == "/v1/querybatch" else 404
@@ -60,8 +47,5 @@ def handler(service: Vulnerabilities) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing: the questions are kept."""
 
     return Handler

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from support.serving import Quiet, Serving
 
 
 def jwt(claims: object) -> str:
@@ -16,7 +16,7 @@ def jwt(claims: object) -> str:
     return ".".join([*parts, "signature"])
 
 
-class RightsStandIn:
+class RightsStandIn(Serving):
     """Serves on a port of its own until the `with` block ends.
 
     `users` is user:token -> what it may do with every repository; `public` and `private` are the repositories there
@@ -35,21 +35,7 @@ class RightsStandIn:
         self.broken = 0
         """A status to answer everything with."""
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> RightsStandIn:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(handler(self))
 
     def allows(self, user: str, repository: str) -> list[str]:
         """Return what somebody may do; "" is nobody."""
@@ -61,7 +47,7 @@ class RightsStandIn:
 def handler(hub: RightsStandIn) -> type[BaseHTTPRequestHandler]:
     """Return the class that answers for one registry."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             login = self.headers.get("Authorization", "")
@@ -111,9 +97,6 @@ def handler(hub: RightsStandIn) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing: the requests are kept."""
 
         do_HEAD = do_GET  # noqa: N815
 
