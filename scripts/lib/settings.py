@@ -35,6 +35,7 @@ URL = re.compile(
     r"(?:/[!-~]*)?"
 )
 SECRETS = "SERVICE_SECRETS"
+LONGEST_SECRET = 500 * 1024  # https://docs.docker.com/engine/swarm/secrets/
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def given_secrets(env: Mapping[str, str], service: Service) -> dict[str, str]:
     SERVICE_SECRETS has a line NAME=value for each. Values are never in a message.
     """
     found: dict[str, str] = {}
-    for count, line in enumerate(env.get(SECRETS, "").splitlines(), start=1):
+    # Not splitlines, which also breaks a value at characters that are no line break anywhere else.
+    for count, line in enumerate(env.get(SECRETS, "").split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, equals, value = line.partition("=")
@@ -109,6 +111,11 @@ def given_secrets(env: Mapping[str, str], service: Service) -> dict[str, str]:
     if unknown := sorted(set(found) - needed):
         say(f"{SECRETS} has {', '.join(unknown)}, which service.toml does not name: ignored")
     found = {name: value for name in needed if (value := env.get(name) or found.get(name, ""))}
+    for name, value in found.items():
+        if len(value.encode("utf-8", "surrogateescape")) > LONGEST_SECRET:
+            raise UsageError(f"{name} has more than {LONGEST_SECRET} bytes, which is all that a Docker secret takes")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise UsageError(f"{name} is not UTF-8 text")
     for name, one in backing.items():
         scheme = urllib.parse.urlsplit(one.url).scheme
         value = found.get(name, "")

@@ -153,6 +153,8 @@ def test_a_rehearsal_asks_for_no_certificate_and_gets_the_values_for_tests() -> 
         ("SERVICE_SECRETS", "REDIS_URL=redis://a\nsecret@"),
         ("SERVICE_SECRETS", "redis url=secret@"),
         ("SERVICE_SECRETS", "=secret@"),
+        ("REDIS_URL", "redis://secret@" + 500 * 1024 * "x"),
+        ("REDIS_URL", "redis://secret@\udcff"),
         ("DEPLOY_URL", "http://localhost:99999/"),
         ("DEPLOY_URL", "http://localhost:0/"),
         ("DEPLOY_URL", "http://a..b/"),
@@ -225,6 +227,7 @@ def test_the_page_is_asked_for_where_visitors_find_it(domain: str, host: str, ex
         {"SERVICE_SECRETS": "SECRET_KEY=a=b\r\n"},
         {"SERVICE_SECRETS": "SECRET_KEY=other", "SECRET_KEY": "a=b"},
         {"SERVICE_SECRETS": "SECRET_KEY=a=b\nUNKNOWN=x"},
+        {"SERVICE_SECRETS": "UNKNOWN=a\u2028b\x0bc\x85d\nSECRET_KEY=a=b"},
     ],
 )
 def test_secrets_come_one_by_one_or_all_in_one(env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
