@@ -98,7 +98,7 @@ def given_secrets(env: Mapping[str, str], service: Service) -> dict[str, str]:
     SERVICE_SECRETS has a line NAME=value for each. Values are never in a message.
     """
     found: dict[str, str] = {}
-    # Not splitlines, which also breaks a value at characters that are no line break anywhere else.
+    # Not splitlines, which also breaks a value at characters that nothing else takes for a line break.
     for count, line in enumerate(env.get(SECRETS, "").split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
