@@ -287,6 +287,11 @@ def test_every_new_connection_of_tls_counts(tls: RedisServer, log: list[logging.
     visits = 50
     assert [counting(tls.url).add() for _ in range(visits)] == list(range(1, visits + 1))
 
+    counter = counting(tls.url)
+    counter.add()
+    before = tls.client.info("stats")["total_connections_received"]
+    counter.add()
+    assert tls.client.info("stats")["total_connections_received"] == before, "one connection is enough"
     assert log == []
 
 
