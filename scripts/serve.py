@@ -108,8 +108,6 @@ def running(command: Sequence[str], env: Mapping[str, str]) -> Iterator[subproce
 
 def serve(this: Service, port: int, root: Path = ROOT) -> None:
     """Serve until the service ends; raise Failure if it ends badly."""
-    if not 0 < port < 65536:
-        raise UsageError(f"--port is {port}, expected a number from 1 to 65535")
     if not is_free(port):
         raise Failure(f"port {port} is taken: end what listens there, or give another one with --port")
     service_command(this, Path("python"), port)
