@@ -82,6 +82,7 @@ def test_every_linter_runs() -> None:
         ".github/workflows/ci.yml",
         ".github/workflows/redeploy.yml",
         ".github/workflows/release.yml",
+        ".github/workflows/weekly.yml",
     ]
 
 

@@ -476,6 +476,7 @@ class Steps:
         monkeypatch.setattr(redeploy, "end", lambda *_: note("end"))
         monkeypatch.setattr(redeploy, "write_record", write)
         monkeypatch.setattr(redeploy, "needs_login", lambda _: False)
+        monkeypatch.setattr(redeploy, "plain_networks", lambda _: [])
         monkeypatch.setattr(redeploy.Job, "find", lambda _, version: release(version, NEW))
         service = Service("hello", ("hello",))
         self.job = redeploy.Job("hello", ImageName("", "me", "hello"), "2", service, Wanted())
