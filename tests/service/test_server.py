@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from conftest import need_root
 from friendlyhello import __main__ as command
 from friendlyhello.resources import addresses
 from friendlyhello.worker import Corked
@@ -220,6 +221,24 @@ def test_the_page_answers_over_ipv4_and_ipv6(redis_server: RedisServer, serve: C
     wait_until(
         lambda: {clients[host] for host in hosts} <= {entry["client"] for entry in service.requests()}, what="the log"
     )
+
+
+def test_a_network_of_ipv6_alone() -> None:
+    """Where there is no address of IPv4 at all, the page is answered as anywhere else."""
+    need_root("a network of its own")
+    commands = "ip link set lo up && ip -4 address flush dev lo && ip address add fd00::2/128 dev lo"
+    start = ["unshare", "--net", "sh", "-c", f'{commands} && exec "$@"', "sh", sys.executable, "-m", "friendlyhello"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "NAME": "you", "REDIS_URL": "redis://[::1]/0"}
+    with subprocess.Popen(start, env=environment) as process:
+        try:
+            enter = ["nsenter", f"--net=/proc/{process.pid}/ns/net"]
+            command = [*enter, "curl", "--silent", "--noproxy", "*", "http://[fd00::2]/"]
+            page = wait_until(
+                lambda: subprocess.run(command, capture_output=True, text=True, check=False).stdout, what="the page"
+            )
+        finally:
+            process.terminate()
+    assert page.startswith("<h3>Hello you!</h3>")
 
 
 def test_cookies_of_other_applications_fit_in(service: Service) -> None:
