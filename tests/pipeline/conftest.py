@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 
 import check
 import pipeline
+from conftest import need
 from lib import command, distribution, registry
 from support.hub import Hub
 from support.programs import Programs
@@ -21,6 +23,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     made = Programs(tmp_path / "programs")
     monkeypatch.setenv("PATH", f"{made.bin}:/usr/bin:/bin")
     return made
+
+
+@pytest.fixture
+def ssh_keygen() -> None:
+    """OpenSSH's client, which a bare machine lacks."""
+    need(bool(shutil.which("ssh-keygen")), "ssh-keygen")
 
 
 @pytest.fixture

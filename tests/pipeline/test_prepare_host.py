@@ -170,6 +170,7 @@ def test_what_to_set_never_prints_the_key() -> None:
     assert text.endswith("python3 scripts/prepare_host.py root@OTHER --join root@host:2222")
 
 
+@pytest.mark.usefixtures("ssh_keygen")
 def test_the_key_is_made_once(tmp_path: Path) -> None:
     """The second time, the same key is used."""
     first = make_key(tmp_path / "ssh" / "deploy")
@@ -178,6 +179,7 @@ def test_the_key_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "ssh/deploy").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.usefixtures("ssh_keygen")
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 @pytest.mark.parametrize("name", ["deploy", "deploy.key", "deploy.2026.pem", "a b"])
 def test_a_key_that_is_there(tmp_path: Path, kind: str, name: str) -> None:
@@ -194,6 +196,7 @@ def test_a_key_that_is_there(tmp_path: Path, kind: str, name: str) -> None:
     assert check_public_key(public) == public
 
 
+@pytest.mark.usefixtures("ssh_keygen")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -214,6 +217,7 @@ def test_a_key_that_cannot_deploy(tmp_path: Path, change: Callable[[Path], objec
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHost"
 
 
+@pytest.mark.usefixtures("ssh_keygen")
 @pytest.mark.parametrize(
     ("called", "config", "known", "real"),
     [
@@ -251,6 +255,7 @@ def test_known_hosts(tmp_path: Path, called: str, config: str, known: str, real:
     assert lines == [f"{there.known_as} {HOST_KEY} c", f"@cert-authority {there.known_as} {HOST_KEY}"]
 
 
+@pytest.mark.usefixtures("ssh_keygen")
 def test_an_unknown_host_is_not_trusted() -> None:
     """The sentence says how to get to know it."""
     target = Target("me", "nobody.invalid", 2222)

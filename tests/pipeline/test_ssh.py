@@ -179,6 +179,7 @@ def test_a_key_is_written_for_our_eyes_only(tmp_path: Path) -> None:
     assert private(tmp_path / "none", " \n") is None
 
 
+@pytest.mark.usefixtures("ssh_keygen")
 @pytest.mark.parametrize(
     ("key", "says"),
     [

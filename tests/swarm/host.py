@@ -202,7 +202,7 @@ def one_host(folder: Path) -> Iterator[Host]:
 class Load:
     """Visitors at a constant rate, until the `with` block ends and they have asked at least so many times."""
 
-    def __init__(self, host: Host, rate: int = 400, at_least: int = 0) -> None:
+    def __init__(self, host: Host, rate: int = 100, at_least: int = 0) -> None:
         command = [sys.executable, str(LOAD), host.own.address, "4000", "--connections", "8", "--rate", str(rate)]
         command += ["--at-least", str(at_least)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
