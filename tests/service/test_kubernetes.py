@@ -51,7 +51,7 @@ def test_the_secret_is_a_file_that_the_service_may_read_and_no_environment() -> 
     (variable,), (mount,), (volume,) = container["env"], container["volumeMounts"], POD["volumes"]
     assert variable == {"name": "REDIS_URL_FILE", "value": f"{mount['mountPath']}/redis-url"}
     assert volume["name"] == mount["name"]
-    assert volume["secret"]["secretName"] == "friendlyhello"
+    assert volume["secret"]["secretName"] == DEPLOYMENT["metadata"]["name"]
     assert volume["secret"]["defaultMode"] == 0o440
     assert POD["securityContext"]["fsGroup"] == POD["securityContext"]["runAsGroup"]
     assert "redis-url=" in (ROOT / "deploy/KUBERNETES.md").read_text("utf-8")

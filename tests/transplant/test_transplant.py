@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.full
 SERVICES = Path(__file__).with_name("services")
 BIN = Path(sys.executable).parent
+NEED_MORE = ("browser", "compose", "edge", "image", "malformed", "same_numbers", "server", "counter")
+"""The example's tests that need an engine, a browser, or minutes."""
 
 
 @dataclass
@@ -100,8 +102,8 @@ def make_environment(root: Path) -> None:
     (folder / "made-from").write_text(hashlib.sha256(requirements.read_bytes()).hexdigest(), "utf-8")
 
 
-def transplant(folder: Path, name: str) -> Copy:
-    """Return a fresh copy of the template, as it is in the work tree, with a service in it."""
+def fresh(folder: Path) -> Copy:
+    """Return a fresh copy of the template, as it is in the work tree."""
     template = folder / "template"
     for file in files():
         (template / file).parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +116,14 @@ def transplant(folder: Path, name: str) -> Copy:
     (copy.root / ".venv/made-from").write_text(
         hashlib.sha256((copy.root / "requirements-dev.txt").read_bytes()).hexdigest(), "utf-8"
     )
-    project = ["--from", str(SERVICES / name)] if (SERVICES / name / "app.py").exists() else []
     git(copy.root, "config", "user.name", "Ada Example")
+    return copy
+
+
+def transplant(folder: Path, name: str) -> Copy:
+    """Return a fresh copy of the template with a service in it."""
+    copy = fresh(folder)
+    project = ["--from", str(SERVICES / name)] if (SERVICES / name / "app.py").exists() else []
     copy.timed("adopt", [sys.executable, "scripts/adopt.py", f"{name}-web" if project else name, *project])
     if not project:
         by_hand(copy.root, name)
@@ -124,6 +132,17 @@ def transplant(folder: Path, name: str) -> Copy:
     shutil.rmtree(copy.root / ".venv")
     make_environment(copy.root)
     return copy
+
+
+def test_a_copy_that_is_only_renamed(tmp_path: Path) -> None:
+    """The example's own tests pass under its new name, in which a package has another spelling."""
+    need(not (ROOT / RECORD).exists(), "the template itself", "in a copy, what is yours is in its place")
+    copy = fresh(tmp_path)
+    copy.timed("adopt", [sys.executable, "scripts/adopt.py", "shop-api"])
+    tests = sorted(path.stem for path in (copy.root / "tests/service").glob("test_*.py"))
+    alone = [name for name in tests if name.removeprefix("test_") not in NEED_MORE]
+    assert len(alone) > 5
+    copy.timed("tests", [sys.executable, "-m", "pytest", "-q", *(f"tests/service/{name}.py" for name in alone)])
 
 
 @pytest.fixture(scope="module", params=["notes", "gallery", "hello"])
