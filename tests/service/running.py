@@ -227,22 +227,35 @@ class Line:
                 near, _ = self._server.accept()
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self._last = near, far
-                self._pumps = [
-                    threading.Thread(target=self._pump, args=(*ends, gate, self._dropped), daemon=True)
-                    for ends, gate in (((near, far), None), ((far, near), self.answers))
-                ]
+                up = threading.Thread(target=self._pump, args=(near, far, None, self._dropped), daemon=True)
+                down = threading.Thread(
+                    target=self._pump, args=(far, near, self.answers, self._dropped, up), daemon=True
+                )
+                self._pumps = [up, down]
                 for pump in self._pumps:
                     pump.start()
 
     def _pump(
-        self, source: socket.socket, sink: socket.socket, gate: threading.Event | None, dropped: threading.Event
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        gate: threading.Event | None,
+        dropped: threading.Event,
+        other: threading.Thread | None = None,
     ) -> None:
-        with contextlib.suppress(OSError), source, sink:
+        with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if gate is not None:
                     gate.wait()
                 if not dropped.is_set():
                     sink.sendall(data)
+        for end in (source, sink):  # wakes the other pump: a socket that is closed while it is read from would not
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RD)
+        if other is not None:
+            other.join()
+            source.close()
+            sink.close()
 
     def drop(self) -> None:
         """Lose whatever is sent over the connections that there are, without a word to either end, as a NAT does."""
@@ -253,7 +266,7 @@ class Line:
         """End the last connection with a reset, as a firewall does, or a Redis that was killed: RFC 9293, 3.5.2."""
         near, far = self._last
         near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        for end in (far, near):  # ends the pumps, and then both are closed
+        for end in (far, near):  # ends the pumps, which then close both
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RD)
         for pump in self._pumps:
