@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,18 +25,21 @@ class Reference:
     end: int
 
 
-def named(name: str, text: str) -> Iterator[re.Match[str]]:
-    """Yield where a file names an image of somebody else's; what has a variable in it is the service's own.
+def stage_bases(dockerfile: str, filled: Callable[[str], str] = str) -> Iterator[re.Match[str]]:
+    """Yield where a Dockerfile names an image that a stage starts from: neither another stage nor scratch.
 
-    A stage of the Dockerfile is not an image, nor is scratch.
+    `filled` gives a name without variables: https://docs.docker.com/reference/dockerfile/#from
     """
     stages = {"scratch"}
-    for match in (FROM if name == "Dockerfile" else IMAGE).finditer(text):
-        if name == "Dockerfile":
-            known = match[1].lower() in stages
-            stages.add((match[2] or "").lower())
-            if known:
-                continue
+    for match in FROM.finditer(dockerfile):
+        if filled(match[1]).lower() not in stages:
+            yield match
+        stages.add((match[2] or "").lower())
+
+
+def named(name: str, text: str) -> Iterator[re.Match[str]]:
+    """Yield where a file names an image of somebody else's; what has a variable in it is the service's own."""
+    for match in stage_bases(text) if name == "Dockerfile" else IMAGE.finditer(text):
         if "$" not in match[1]:
             yield match
 

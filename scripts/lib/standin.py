@@ -22,7 +22,7 @@ from pathlib import Path
 from lib import apt
 from lib.command import ROOT, run, say
 from lib.daemon import Daemon
-from lib.images import without_digest
+from lib.images import stage_bases, without_digest
 from lib.names import PIPELINE
 
 PORT = 5055
@@ -199,14 +199,12 @@ def images(root: Path = ROOT) -> list[str]:
 
 def bases(dockerfile: str) -> list[str]:
     """Return the images that a Dockerfile's stages start from, with the defaults of its arguments filled in."""
-    stages, found = {"scratch"}, []
     arguments = dict(re.findall(r"^ARG\s+(\w+)=[\"']?([^\s\"']+)", dockerfile, re.M | re.I))
-    for name, stage in re.findall(r"^FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", dockerfile, re.M | re.I):
-        name = re.sub(r"\$(?:\{(\w+)[^}]*\}|(\w+))", lambda match: arguments.get(match[1] or match[2], ""), name)
-        if name not in stages:
-            found.append(name)
-        stages.add(stage)
-    return found
+
+    def filled(name: str) -> str:
+        return re.sub(r"\$(?:\{(\w+)[^}]*\}|(\w+))", lambda match: arguments.get(match[1] or match[2], ""), name)
+
+    return [filled(match[1]) for match in stage_bases(dockerfile, filled)]
 
 
 def differs(image: str) -> str:
