@@ -49,7 +49,6 @@ from lib.command import (
     Failure,
     UsageError,
     add_summary,
-    annotate,
     last_line,
     parser,
     run,
@@ -57,9 +56,10 @@ from lib.command import (
     set_output,
     shown,
     start,
+    warn,
 )
 from lib.distribution import is_public
-from lib.host import DRY_RUN, REDEPLOY, Offer, ask, offered, status_of, warn
+from lib.host import DRY_RUN, REDEPLOY, Offer, ask, offered, status_of, warn_of_differences
 from lib.names import DIGEST, SEMVER, SHA, ImageName, check_tag, checked_out, image_name, parse_reference
 from lib.record import Record, Unfinished, begin, configs, end, history, locked, previous, unfinished, write_record
 from lib.registry import MANIFESTS
@@ -205,8 +205,7 @@ def still_verified(record: Record, find: Callable[[str], Release]) -> Release:
         find(record.release.digest)
     except Failure as failure:
         warning = f"{record.release} cannot be verified now ({failure}); it was deployed {record.at} by {record.by}"
-        say(f"warning: {warning}")
-        annotate("warning", warning)
+        warn(warning)
     return record.release
 
 
@@ -320,12 +319,10 @@ def redeploy(job: Job) -> None:
             raise
         end(stack)
         if plain := plain_networks(stack):
-            sentence = (
+            warn(
                 f"the hosts talk in plain text over {' and '.join(plain)}, as an earlier version made it; to encrypt"
                 f" that, run docker stack rm {stack} once, when nobody minds, and redeploy: volumes stay"
             )
-            say(f"warning: {sentence}")
-            annotate("warning", sentence)
         report(release, proven, f"is serving at {address}")
         say(f"{release} is serving at {address}, after {time.monotonic() - began:.1f} s")
         print(release.reference)
@@ -433,7 +430,7 @@ def on_its_own(ssh: Sequence[str], offer: Offer, host: str, options: argparse.Na
             f"--unverified is nothing that a deploy key may ask of {host}; whoever may log in as root there sets"
             f" DOCKER_HOST=ssh://root@{host} instead of DEPLOY_HOST"
         )
-    warn(offer, os.environ, host)
+    warn_of_differences(offer, os.environ, host)
     digest = ask(ssh, offer, DRY_RUN if options.dry_run else REDEPLOY, options.version)
     if digest:
         print(f"{offer.image}@{digest}")
@@ -478,9 +475,8 @@ def main(argv: Sequence[str]) -> int:
             dry_run(job)
         elif rehearsing:
             job.settings({})
-            choose(
-                version, (), lambda asked: verified(name, asked, (), unverified)
-            )  # before the engine is made a Swarm
+            # Before the engine is made a Swarm.
+            choose(version, (), lambda asked: verified(name, asked, (), unverified))
             with rehearsal(stack):
                 redeploy(job)
         else:

@@ -205,13 +205,19 @@ def add_summary(markdown: str) -> None:
 
 
 def annotate(level: str, message: str) -> None:
-    """On GitHub, show a sentence on the run's page and not only in its log; `level` is error or notice.
+    """On GitHub, show a sentence on the run's page and not only in its log; `level` is error, warning or notice.
 
     https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands#setting-an-error-message
     """
     if os.environ.get("GITHUB_ACTIONS") == "true":
         text = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         print(f"::{level}::{text}", flush=True)
+
+
+def warn(sentence: str) -> None:
+    """Say what somebody should look at, although nothing fails; on GitHub on the run's page, too."""
+    say(f"warning: {sentence}")
+    annotate("warning", sentence)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

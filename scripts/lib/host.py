@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from lib.access import access
-from lib.command import ROOT, Failure, UsageError, add_summary, annotate, run, say, set_output
+from lib.command import ROOT, Failure, UsageError, add_summary, run, say, set_output, warn
 from lib.distribution import HUB_LOGIN, Login, login_of
 from lib.names import DIGEST, PIPELINE, check_tag, parse_reference
 
@@ -172,7 +172,7 @@ def plain(line: str) -> str:
     return "| " + "".join(each if each.isprintable() else "?" for each in line.rstrip("\r\n")).replace("##[", "## [")
 
 
-def warn(offer: Offer, environ: Mapping[str, str], host: str) -> None:
+def warn_of_differences(offer: Offer, environ: Mapping[str, str], host: str) -> None:
     """Say how the host differs from what whoever redeploys may expect."""
     sentences = []
     if found := differing(fingerprints(), offer.files):
@@ -192,8 +192,7 @@ def warn(offer: Offer, environ: Mapping[str, str], host: str) -> None:
             " there); a token that may only read the repository is enough"
         )
     for sentence in sentences:
-        say(f"warning: {sentence}")
-        annotate("warning", sentence)
+        warn(sentence)
 
 
 def call(ssh: Sequence[str], line: str, lending: str, seen: list[str]) -> tuple[int, str]:

@@ -126,9 +126,9 @@ def test_a_host_that_offers(programs: Programs) -> None:
 
 def test_what_the_host_does_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
     """Files that are not these, and settings that it does not take: a sentence each, without any value."""
-    host.warn(Offer("me/hello", fingerprints()), {"GITHUB_TOKEN": "x"}, "h")
+    host.warn_of_differences(Offer("me/hello", fingerprints()), {"GITHUB_TOKEN": "x"}, "h")
     assert capsys.readouterr().err == ""
-    host.warn(
+    host.warn_of_differences(
         Offer("me/hello", {**fingerprints(), "service.toml": ""}), {"SERVICE_SECRETS": "A=1", "DOMAIN": "d.e"}, "h"
     )
     first, second, third = capsys.readouterr().err.splitlines()
