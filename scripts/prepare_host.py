@@ -368,10 +368,7 @@ def check_encryption() -> None:
 
 def protect(nodes: Sequence[str], dry_run: bool) -> None:
     """Let only these hosts reach the Swarm's ports here, from now on and after a restart."""
-    if not shutil.which("nft"):
-        say("would install nftables" if dry_run else "installing nftables")
-        if not dry_run:
-            apt.install(["nftables"])
+    need("nft", "nftables", dry_run)
     rules = firewall.rules(nodes)
     if dry_run:
         say(f"would write {firewall.FILE}:\n{rules}")
@@ -383,6 +380,14 @@ def protect(nodes: Sequence[str], dry_run: bool) -> None:
         write(Path("/etc/systemd/system") / firewall.UNIT, firewall.unit(), 0o644, dry_run)
         act(["systemctl", "daemon-reload"], dry_run)
         act(["systemctl", "enable", firewall.UNIT], dry_run)
+
+
+def need(program: str, package: str, dry_run: bool) -> None:
+    """Have a program here, from the distribution's package if need be, or only say so."""
+    if not shutil.which(program):
+        say(f"{'would install' if dry_run else 'installing'} {package}")
+        if not dry_run:
+            apt.install([package])
 
 
 def write(path: Path, content: str | bytes, mode: int, dry_run: bool) -> None:
@@ -403,10 +408,7 @@ def write(path: Path, content: str | bytes, mode: int, dry_run: bool) -> None:
 def install(fixed: Mapping[str, str], dry_run: bool) -> str:
     """Install what redeploys on this host's own, as root's; return what a key may run."""
     stack = fixed["STACK"]
-    if not shutil.which("sudo"):
-        say("would install sudo" if dry_run else "installing sudo")
-        if not dry_run:
-            apt.install(["sudo"])
+    need("sudo", "sudo", dry_run)
     need_gh(dry_run)
     folder = INSTALLED / stack
     files = {**shipped(), SETTINGS: (ROOT / SETTINGS).read_bytes()}

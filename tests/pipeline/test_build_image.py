@@ -85,11 +85,17 @@ def test_ca_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_image.ca_bundle() == str(system)
 
 
-def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that are set, in either spelling."""
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy is set, in any spelling."""
     for upper in build_image.PROXIES:
         for name in (upper, upper.lower()):
             monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are set, in either spelling."""
     assert build_image.proxies() == []
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "localhost")
@@ -108,14 +114,11 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "ftp_proxy"])
-@pytest.mark.usefixtures("docker_config")
+@pytest.mark.usefixtures("docker_config", "no_proxies")
 def test_a_proxys_password_is_not_in_the_provenance(
     monkeypatch: pytest.MonkeyPatch, name: str, proxy: str, mode: str
 ) -> None:
     """Full provenance holds the build's arguments with their values, for everybody who pulls the image."""
-    for upper in build_image.PROXIES:
-        monkeypatch.delenv(upper, raising=False)
-        monkeypatch.delenv(upper.lower(), raising=False)
     monkeypatch.setenv(name, proxy)
     assert build_image.provenance() == mode
 
@@ -131,13 +134,9 @@ def test_a_proxys_password_is_not_in_the_provenance(
         ("{", "mode=max"),
     ],
 )
-def test_the_password_of_a_proxy_that_docker_knows_itself(
-    monkeypatch: pytest.MonkeyPatch, docker_config: Path, config: str, mode: str
-) -> None:
+@pytest.mark.usefixtures("no_proxies")
+def test_the_password_of_a_proxy_that_docker_knows_itself(docker_config: Path, config: str, mode: str) -> None:
     """Docker gives every build the proxies of its config.json, as arguments."""
-    for upper in build_image.PROXIES:
-        monkeypatch.delenv(upper, raising=False)
-        monkeypatch.delenv(upper.lower(), raising=False)
     (docker_config / "config.json").write_text(config, "utf-8")
     assert build_image.provenance() == mode
 
