@@ -35,9 +35,8 @@ BROWSER_PACKAGES = ("chromium", "chromium-driver")  # Ubuntu has only snaps, whi
 REQUIREMENTS = ("requirements", "requirements-dev")
 CODE = ("src", "scripts", "tests", "benchmarks")
 LONG = ("tests/swarm", "tests/transplant")  # --full alone; before the others, which fill the gaps
-TOGETHER = ("tests/workflows", "tests/container", "tests/pipeline")  # long ones first
+PIPELINE = ("tests/workflows", "tests/container", "tests/pipeline")  # long ones first
 AT_ONCE = 4  # test files; most of them wait for a container, a server or a runner most of the time
-SERVICE = "pytest of the service"
 COVERAGE = 95  # percent of lines and branches, with nothing skipped
 
 
@@ -120,23 +119,21 @@ def pipeline_changed(root: Path) -> bool:
     return parse_record(record.read_text("utf-8")).pipeline != pipeline_state(files)
 
 
-def pytest_commands(python: Path, *, pipeline: bool, full: bool, required: bool) -> dict[str, list[str]]:
-    """Return the commands that run the tests, by name: the pipeline's, several files at once, then the service's.
+def pytest_command(python: Path, *, pipeline: bool, full: bool, required: bool) -> list[str]:
+    """Return the command that runs the tests, several files at once: the service's, and with `pipeline` all.
 
-    The service's tests have its time-outs to keep, and are the only ones without `pipeline`. What `full` adds needs
-    minutes: whole Swarms, other services. Coverage is measured with it, for then everything has run.
+    What `full` adds needs minutes: whole Swarms, other services. Coverage is measured with it, for then everything
+    has run.
     """
-    pytest = [str(python), "-m", "pytest"]
-    together = [*pytest, "--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
-    everything = ["-m", "full or not full", "--cov"] if full else []
-    first = [*everything, "--cov-report=", *LONG] if full else []
-    then = [*everything, "--cov-append"] if full else []
-    if full and required:
-        then.append(f"--cov-fail-under={COVERAGE}")
-    commands = {SERVICE: [*pytest, *then, "tests/service"]}
+    files = ["tests/service"]
     if pipeline or full:
-        commands = {"pytest": [*together, *first, *TOGETHER], **commands}
-    return commands
+        files = [*PIPELINE, *files]
+    if full:
+        files = ["-m", "full or not full", "--cov", *LONG, *files]
+        if required:
+            files.insert(3, f"--cov-fail-under={COVERAGE}")
+    at_once = ["--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
+    return [str(python), "-m", "pytest", *at_once, *files]
 
 
 def venv_package() -> tuple[str, ...]:
@@ -200,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
         with stage(f"Make environment for Python {options.python}"):
             bin_ = make_environment(ROOT / f".venv-{options.python}", options.python)
         failed: list[str] = []
-        check(SERVICE, pytest_commands(bin_ / "python", pipeline=False, full=False, required=False)[SERVICE], failed)
+        check("pytest", pytest_command(bin_ / "python", pipeline=False, full=False, required=False), failed)
         return 1 if failed else 0
     pipeline = options.pipeline or options.full or pipeline_changed(ROOT)
     if options.setup:
@@ -229,9 +226,8 @@ def main(argv: Sequence[str]) -> int:
     env = {"PATH": path, "REQUIRE_ENGINE": "1" if options.require_engine else ""}
     if not pipeline:
         say("the pipeline's files are the template's, so its own tests do not run here; --pipeline runs them")
-    commands = pytest_commands(bin_ / "python", pipeline=pipeline, full=options.full, required=options.require_engine)
-    for name, command in commands.items():
-        check(name, command, failed, env)
+    tests = pytest_command(bin_ / "python", pipeline=pipeline, full=options.full, required=options.require_engine)
+    check("pytest", tests, failed, env)
     if failed:
         raise Failure(f"{', '.join(failed)} failed; see above")
     say("all checks passed")

@@ -53,24 +53,21 @@ def test_requirements_are_pinned_by_hash_and_have_no_address(name: str) -> None:
     assert "://" not in text
 
 
-def test_pytest_commands() -> None:
-    """The service's tests run alone; coverage is held to the mark only where nothing is skipped."""
-    pytest_ = ["/v/bin/python", "-m", "pytest"]
-    together = [*pytest_, "--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
-    files = ["tests/workflows", "tests/container", "tests/pipeline"]
-    short = check.pytest_commands(Path("/v/bin/python"), pipeline=True, full=False, required=True)
-    assert list(short.values()) == [[*together, *files], [*pytest_, "tests/service"]]
-    service = check.pytest_commands(Path("/v/bin/python"), pipeline=False, full=False, required=False)
-    assert list(service.values()) == [[*pytest_, "tests/service"]]
-    full = check.pytest_commands(Path("/v/bin/python"), pipeline=True, full=True, required=False)
-    everything = ["-m", "full or not full", "--cov"]
-    assert list(full.values()) == [
-        [*together, *everything, "--cov-report=", "tests/swarm", "tests/transplant", *files],
-        [*pytest_, *everything, "--cov-append", "tests/service"],
-    ]
-    required = check.pytest_commands(Path("/v/bin/python"), pipeline=True, full=True, required=True)
-    mark = f"--cov-fail-under={check.COVERAGE}"
-    assert required[check.SERVICE] == [*pytest_, *everything, "--cov-append", mark, "tests/service"]
+def test_pytest_command() -> None:
+    """Several files at once; coverage is held to the mark only where nothing is skipped."""
+    python = Path("/v/bin/python")
+    pytest_ = ["/v/bin/python", "-m", "pytest", "--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+    files = ["tests/workflows", "tests/container", "tests/pipeline", "tests/service"]
+    full = ["tests/swarm", "tests/transplant", *files]
+    everything, mark = ["-m", "full or not full", "--cov"], f"--cov-fail-under={check.COVERAGE}"
+    for pipeline, with_full, required, expected in (
+        (False, False, False, ["tests/service"]),
+        (True, False, True, files),
+        (True, True, False, [*everything, *full]),
+        (True, True, True, [*everything, mark, *full]),
+    ):
+        command = check.pytest_command(python, pipeline=pipeline, full=with_full, required=required)
+        assert command == [*pytest_, *expected]
 
 
 def test_every_linter_runs() -> None:

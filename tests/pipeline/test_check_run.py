@@ -123,20 +123,16 @@ def test_all_checks_pass(tools: Programs, capfd: pytest.CaptureFixture[str]) -> 
     """Each runs once, the tests last."""
     assert check.main([]) == 0
     assert [call[0] for call in tools.calls] == [
-        *("uv", "uv", "ruff", "ruff", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor", "python", "python"),
+        *("uv", "uv", "ruff", "ruff", "mypy", "hadolint", "shellcheck", "actionlint", "zizmor", "python"),
     ]
-    together = ["--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder", *check.TOGETHER]
-    assert [call[1:] for call in tools.calls[-2:]] == [
-        ["-m", "pytest", *together],
-        ["-m", "pytest", "tests/service"],
-    ]
+    assert folders(tools) == [*check.PIPELINE, "tests/service"]
     assert "all checks passed" in capfd.readouterr().err
 
 
 def test_every_check_that_fails_is_named(tools: Programs) -> None:
     """One that fails does not hide the next."""
     tools.answer("^ruff check", status=1).answer("^python", status=1).answer("^uv", err="no solution", status=1)
-    with pytest.raises(Failure, match=r"^requirements, ruff, pytest, pytest of the service failed; see above$"):
+    with pytest.raises(Failure, match=r"^requirements, ruff, pytest failed; see above$"):
         check.main([])
     assert tools.called("zizmor")
 
@@ -150,12 +146,8 @@ def test_nothing_may_be_skipped(tools: Programs, monkeypatch: pytest.MonkeyPatch
     assert check.main(["--setup", "--require-engine", "--full"]) == 0
     assert done == [(False, PLATFORMS), (check.TEST_PACKAGES, {"if_available": check.BROWSER_PACKAGES})]
     asked = (tools.folder / "asked").read_text("utf-8").splitlines()
-    everything = "-m full or not full --cov"
-    together = f"--numprocesses 4 --dist loadfile --no-loadscope-reorder {everything} --cov-report="
-    assert asked == [
-        f"1 -m pytest {together} tests/swarm tests/transplant tests/workflows tests/container tests/pipeline",
-        f"1 -m pytest {everything} --cov-append --cov-fail-under=95 tests/service",
-    ]
+    command = check.pytest_command(Path("python"), pipeline=True, full=True, required=True)
+    assert asked == [" ".join(["1", *command[1:]])]
 
 
 def test_only_what_needs_root_may_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,15 +184,16 @@ def copy(tools: Programs, project: Path) -> Path:
     return project
 
 
-def pytests(tools: Programs) -> int:
-    """How many times pytest ran."""
-    return len(tools.called("python", "-m", "pytest"))
+def folders(tools: Programs) -> list[str]:
+    """Which folders the tests ran from; pytest ran once."""
+    (call,) = tools.called("python", "-m", "pytest")
+    return [argument for argument in call if argument.startswith("tests/")]
 
 
 def test_a_copy_runs_its_own_tests(copy: Path, tools: Programs, capfd: pytest.CaptureFixture[str]) -> None:
     """The pipeline's files are the template's, where their tests have run: the copy's CI is fast."""
     assert check.main([]) == 0
-    assert tools.called("python") == [["python", "-m", "pytest", "tests/service"]]
+    assert folders(tools) == ["tests/service"]
     assert tools.called("mypy")
     assert "its own tests do not run here; --pipeline runs them" in capfd.readouterr().err
 
@@ -218,7 +211,7 @@ def test_a_copy_needs_no_engine(copy: Path, tools: Programs, monkeypatch: pytest
 def test_a_copy_runs_the_pipelines_tests_if_asked(copy: Path, tools: Programs, option: str) -> None:
     """Whoever asks gets them."""
     assert check.main([option]) == 0
-    assert pytests(tools) >= 2
+    assert {*check.PIPELINE, "tests/service"} <= set(folders(tools))
 
 
 @pytest.mark.parametrize(
@@ -266,4 +259,5 @@ def test_another_python(tools: Programs, status: int, expected: int, monkeypatch
     monkeypatch.setattr(apt, "install", lambda *names, **more: done.append((*names, more)))
     assert check.main(["--setup", "--python", "3.13"]) == expected
     assert done == [(check.SERVICE_PACKAGES, {})]
-    assert tools.calls == [["python", "-m", "pytest", "tests/service"]]
+    assert len(tools.calls) == 1
+    assert folders(tools) == ["tests/service"]
