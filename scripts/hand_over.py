@@ -27,6 +27,9 @@ from lib.registry import Index, check_same, digest_of, local_image
 SAVED = STATE / "image.tar"
 TESTED = STATE / "tested"
 """What other jobs handed over, a folder each, as actions/download-artifact lays it out."""
+SUBJECT = "io.containerd.manifest.subject"
+"""What an engine of containerd 2.2 or newer names the subject by of what it keeps beside an image, such as the proof
+of an earlier build of the same platform: https://github.com/containerd/containerd/pull/12311"""
 TAKEN = TESTED / "image/image.tar"
 
 
@@ -67,7 +70,7 @@ class Archive:
     @property
     def index(self) -> Index:
         """The index of the one image in the file; raises Failure if there is another number of images."""
-        listed = self.layout.get("manifests") or []
+        listed = [each for each in self.layout.get("manifests") or [] if SUBJECT not in (each.get("annotations") or {})]
         if len(listed) != 1 or not self.has(str(listed[0].get("digest"))):
             raise Failure(f"{self.path} holds {len(listed)} images, expected one; run the job that saved it again")
         return Index(listed[0]["digest"], self.read(listed[0]["digest"]))

@@ -199,9 +199,9 @@ def ask_engine(method: str, path: str, content: object = None) -> Any:
             there.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             # Not closed before the answer is there: an engine takes that for a client that has left.
             there.flush()
-            response = http.client.HTTPResponse(cast("socket.socket", Pipe(back)))
-            response.begin()
-            text = response.read()
+            with http.client.HTTPResponse(cast("socket.socket", Pipe(back))) as response:
+                response.begin()
+                text = response.read()
             answered = json.loads(text) if text.strip() else None
         except (OSError, ValueError, http.client.HTTPException) as error:
             process.kill()

@@ -38,10 +38,10 @@ def image(*platforms: str) -> tuple[str, Blobs]:
     return put(blobs, {"manifests": entries})["digest"], blobs
 
 
-def save(path: Path, listed: list[str], blobs: Blobs) -> None:
-    """Write an OCI image layout that lists these digests."""
+def save(path: Path, listed: list[str], blobs: Blobs, *more: object) -> None:
+    """Write an OCI image layout that lists these digests, and `more`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    layout = json.dumps({"manifests": [{"digest": digest} for digest in listed]}).encode()
+    layout = json.dumps({"manifests": [*({"digest": digest} for digest in listed), *more]}).encode()
     names = {f"blobs/{digest.replace(':', '/')}": body for digest, body in blobs.items()}
     with tarfile.open(path, "w") as tar:
         for name, body in {"index.json": layout, **names}.items():
@@ -51,6 +51,7 @@ def save(path: Path, listed: list[str], blobs: Blobs) -> None:
 
 
 DIGEST, BLOBS = image("linux/amd64", "linux/arm64")
+BODY = json.loads(BLOBS[DIGEST])
 OTHER, OTHERS = image("linux/s390x")
 
 
@@ -64,6 +65,13 @@ def test_a_whole_image(tmp_path: Path) -> None:
     """Its index says what it has."""
     save(tmp_path / "a.tar", [DIGEST], BLOBS)
     assert list(hand_over.check_archive(tmp_path / "a.tar", DIGEST).platforms) == ["linux/amd64", "linux/arm64"]
+
+
+def test_what_an_engine_keeps_beside_an_image(tmp_path: Path) -> None:
+    """Docker Engine 29 adds the proof of an earlier build of the same platform, which is not an image."""
+    beside = {"digest": OTHER, "annotations": {"io.containerd.manifest.subject": BODY["manifests"][0]["digest"]}}
+    save(tmp_path / "a.tar", [DIGEST], {**BLOBS, **OTHERS}, beside)
+    assert hand_over.check_archive(tmp_path / "a.tar", DIGEST).digest == DIGEST
 
 
 @pytest.mark.parametrize("lost", [digest for digest in BLOBS if digest != DIGEST])
