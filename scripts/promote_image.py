@@ -21,21 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
 
 from lib import registry, release
-from lib.command import (
-    ROOT,
-    Failure,
-    UsageError,
-    add_summary,
-    last_line,
-    parser,
-    run,
-    say,
-    set_output,
-    stage,
-    start,
-)
+from lib.command import ROOT, Failure, UsageError, add_summary, parser, run, say, set_output, stage, start
 from lib.names import ImageName, Version, check_digest, checked_out, image_name, parse_version
-from lib.registry import check_same, retry, tags_of
+from lib.registry import check_same, put_tag, tags_of
 
 EDGE = "edge"
 LATEST = "latest"
@@ -111,11 +99,6 @@ def newest_published(commits: Iterable[str], published: Callable[[str], str]) ->
     return "", ""
 
 
-def create_command(image: ImageName, digest: str, tag: str) -> list[str]:
-    """Return the command that puts a tag on a digest in the registry."""
-    return ["docker", "buildx", "imagetools", "create", "--tag", image.tagged(tag), image.at(digest)]
-
-
 def not_published(image: ImageName, sha: str) -> Failure:
     """Return what to say if a commit has no image."""
     return Failure(f"there is no {image.tagged(sha)} in the registry; run python3 scripts/push_image.py first")
@@ -129,18 +112,10 @@ def digest_at(image: ImageName, tag: str) -> str:
 def put(image: ImageName, digest: str, tag: str, dry_run: bool) -> Move:
     """Put a tag on a digest unless it is there already; check that it is there afterwards."""
     before = digest_at(image, tag)
-    command = create_command(image, digest, tag)
-
-    def create() -> None:
-        done = run(command, check=False, timeout=120)
-        if done.returncode:
-            raise Failure(f"cannot put {tag} on {image.at(digest)}{last_line(done)}")
-
     if dry_run:
         say(f"would put {tag} on {digest}")
     elif before != digest:
-        retry(create)
-        # A manifest that is not an index would have been wrapped into a new one: github.com/docker/buildx issue 2481.
+        put_tag(image, digest, tag)
         check_same(image.tagged(tag), digest, digest_at(image, tag))
     return Move(tag, before, digest)
 

@@ -16,10 +16,11 @@ import time
 import urllib.parse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from lib.command import Failure, UsageError, last_line, run, say, shown
-from lib.distribution import HUB, Refused, ask, json_of, tags_in
+from lib.distribution import HUB, Answer, Refused, ask, json_of, tags_in
 from lib.names import DIGEST, FORMER, PIPELINE, ImageName, parse_reference
 
 T = TypeVar("T")
@@ -129,6 +130,35 @@ def digest_at(reference: str) -> str:
         found = index_of(reference)
         return found.digest if found else ""
     return digest
+
+
+@cache
+def manifest_at(image: ImageName, digest: str) -> Answer:
+    """Return a manifest as the registry sends it; raise Failure if it has none of that digest, or another one."""
+    answer = ask(image, f"manifests/{digest}", accept=", ".join(MANIFESTS))
+    if answer is None:
+        raise Failure(f"there is no {image.at(digest)} in the registry")
+    checked(image.at(digest), digest, answer.body)
+    return answer
+
+
+def put_tag(image: ImageName, digest: str, tag: str) -> None:
+    """Put a tag on a digest: the very bytes once more, under another name, so that nothing can be made of them.
+
+    Tries again if the registry cannot be reached; raises Failure if that does not help.
+    """
+
+    def put() -> None:
+        try:
+            manifest = manifest_at(image, digest)
+            media = manifest.headers.get("content-type", "")
+            answer = ask(image, f"manifests/{tag}", method="PUT", data=manifest.body, media=media)
+        except Failure as failure:
+            raise type(failure)(f"cannot put {tag} on {image.at(digest)}: {failure}") from failure
+        if answer is None:
+            raise Failure(f"cannot put {tag} on {image.at(digest)}: the registry says that there is no {image}")
+
+    retry(put)
 
 
 def blob(image: ImageName, digest: str) -> bytes:

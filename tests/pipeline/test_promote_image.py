@@ -44,14 +44,6 @@ def test_only_what_was_released_counts(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == "ignoring 999.0.0 in the registry: there is no Git tag v999.0.0\n"
 
 
-def test_create_command() -> None:
-    """A tag is put on a digest by the registry itself."""
-    assert promote_image.create_command(IMAGE, A, "1.2.3") == [
-        *("docker", "buildx", "imagetools", "create", "--tag", "localhost:5000/octo/hello:1.2.3"),
-        f"localhost:5000/octo/hello@{A}",
-    ]
-
-
 def test_newest_published() -> None:
     """The first commit that has an image, from the newest on."""
     images = {"two": B, "one": A}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lib import registry
+from lib import distribution, registry
 from lib.command import Failure, UsageError
 from lib.distribution import Refused
 from lib.names import FORMER, ImageName
@@ -43,6 +44,46 @@ def test_index() -> None:
     assert Index(AMD, {}).platforms == {}
     proof = {**CONTENT["manifests"][2], "platform": {"os": "linux", "architecture": "amd64"}}
     assert Index(AMD, {"manifests": [proof]}).platforms == {}
+
+
+@pytest.fixture
+def writer(hub: Hub, docker_config: Path) -> str:
+    """The digest of an image that whoever is logged in may write; it is on 1.0.0."""
+    hub.login = "Basic b2N0bzp0b2tlbg=="
+    text = json.dumps({"auths": {hub.host: {"auth": hub.login.split()[1]}}})
+    (docker_config / "config.json").write_text(text, "utf-8")
+    return hub.put("1.0.0", honest(SHA))
+
+
+def test_a_tag_is_the_same_bytes(hub: Hub, name: ImageName, writer: str) -> None:
+    """The manifest is asked for once, and sent as what it is; Docker Hub counts one request for any number of tags."""
+    for tag in ("1.0", "1", "latest"):
+        registry.put_tag(name, writer, tag)
+    assert {tag: registry.digest_at(name.tagged(tag)) for tag in hub.tags} == dict.fromkeys(hub.tags, writer)
+    assert set(hub.tags) == {"1.0.0", "1.0", "1", "latest"}
+    assert hub.counted == 1
+    put = [request.split() for request in hub.requests if request.startswith("PUT ")]
+    assert {kind for _, _, kind, *_ in put} == {registry.MANIFESTS[0]}
+    assert len(put) == 4, "a token that may write is fetched once"
+
+
+def test_a_tag_that_the_registry_does_not_take(
+    hub: Hub, name: ImageName, writer: str, docker_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said which tag; a busy registry is asked again, and one that says no is not."""
+    monkeypatch.setenv("RETRY_SECONDS", "0.001")
+    registry.put_tag(name, writer, "1.0")
+    hub.errors = [503, 429]
+    registry.put_tag(name, writer, "1")
+    assert hub.tags["1"] == [writer]
+    (docker_config / "config.json").write_text("{}", "utf-8")
+    distribution._authorizations.clear()
+    hub.requests.clear()
+    with pytest.raises(Refused, match=f"^cannot put 2 on {hub.host}/octo/hello@{writer}: .* it says 401"):
+        registry.put_tag(name, writer, "2")
+    assert sum(request.startswith("PUT ") for request in hub.requests) == 2, "once, and once with a token"
+    with pytest.raises(Failure, match=f"^cannot put 2 on {hub.host}/octo/hello@{AMD}: there is no "):
+        registry.put_tag(name, AMD, "2")
 
 
 @pytest.mark.parametrize(

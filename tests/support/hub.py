@@ -191,7 +191,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if login and login != hub.login:
                 self.answer(401, b'{"details":"incorrect username or password"}')
             else:
-                self.answer(200, json.dumps({"token": "somebody" if login else "anybody"}).encode())
+                who = ("writer" if query["scope"][0].endswith(":pull,push") else "somebody") if login else "anybody"
+                self.answer(200, json.dumps({"token": who}).encode())
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -204,6 +205,20 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             assert parse_qs(body)["grant_type"] == ["refresh_token"]
             self.answer(200, b'{"access_token": "somebody"}')
+
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            login = self.headers.get("Authorization", "")
+            hub.requests.append(f"PUT {self.path} {self.headers['Content-Type']} {login}".rstrip())
+            if hub.errors:
+                self.answer(hub.errors.pop(0), b"{}")
+            elif login == "Bearer writer":
+                hub.tags[self.path.rpartition("/")[2]] = [digest_of(body)]
+                self.answer(201, b"")
+            else:
+                realm = f'Bearer realm="http://{self.headers["Host"]}/token",service="hub"'
+                denied = b'{"errors":[{"message":"requested access to the resource is denied"}]}'
+                self.answer(401, denied, {"WWW-Authenticate": f'{realm},error="insufficient_scope"'})
 
         def do_DELETE(self) -> None:
             # Docker Hub deletes a tag: pkg/hub/tags.go in https://github.com/docker/hub-tool. It does not delete a

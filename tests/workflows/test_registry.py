@@ -11,7 +11,7 @@ import announce_release
 import plan
 import promote_image
 import summarize
-from lib import release
+from lib import registry, release
 from lib.command import Failure
 from lib.names import Commit, ImageName
 from workflows.act import HERE, SLUG, Scenario
@@ -92,12 +92,12 @@ def test_another_digest_is_refused(here: Scenario) -> None:
     assert here.tags == {here.sha, "other"}
 
 
-def test_a_registry_that_wraps(here: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_changes_it(here: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tag that gets another digest than it was given is an error, not a release."""
     digest = here.put(here.sha, here.sha)
     other = here.put("other")
-    command = promote_image.create_command
-    monkeypatch.setattr(promote_image, "create_command", lambda image, _digest, tag: command(image, other, tag))
+    put_tag = registry.put_tag
+    monkeypatch.setattr(promote_image, "put_tag", lambda image, _digest, tag: put_tag(image, other, tag))
     with pytest.raises(Failure, match=f"is {other}, but {digest} was tested"):
         promote_image.main(["1.2.3"])
 
