@@ -47,7 +47,7 @@ ACTIONS = {"DELETE": "pull,delete", "PUT": "pull,push"}
 """What a token has to allow for a method that changes something."""
 
 _authorizations: dict[str, str] = {}
-"""Image -> the Authorization header that its registry took last, so that a token is fetched once."""
+"""Image, and what is done to it -> the Authorization header that its registry took last: a token is fetched once."""
 
 
 class Refused(Failure):
@@ -142,13 +142,15 @@ def authorized(
             hidden = bool(HIDDEN.search(challenge + text_of(error)))
             raise Denied(said, hidden=hidden, challenge=challenge if error.code == 401 else "") from error
 
+    actions = ACTIONS.get(method, "")
+    kept = f"{image} {actions}".strip()
     try:
-        return attempt(_authorizations.get(str(image), ""))
+        return attempt(_authorizations.get(kept, ""))
     except Denied as denied:
         if not denied.challenge:
             raise
-        authorization = answer_to(denied.challenge, image, login, ACTIONS.get(method, "pull"))
-    _authorizations[str(image)] = authorization
+        authorization = answer_to(denied.challenge, image, login, actions or "pull")
+    _authorizations[kept] = authorization
     return attempt(authorization)
 
 
