@@ -7,7 +7,7 @@ import json
 import pytest
 
 import push_image
-from lib import names, release
+from lib import names, release, service
 from lib.command import Failure
 from lib.distribution import Refused
 from lib.names import Commit, ImageName
@@ -207,6 +207,6 @@ def test_main(hub: Hub, target: ImageName, capsys: pytest.CaptureFixture[str]) -
 
 def test_main_with_another_digest(checked_out: Programs) -> None:
     """An image that was built after the test is not the tested one."""
-    with pytest.raises(Failure, match=f"hello:ci on this engine is .*, but {EARLIER.digest} was tested"):
+    with pytest.raises(Failure, match=f"^{service.load().image} on this engine is .*, but {EARLIER.digest} was tested"):
         push_image.main(["--digest", EARLIER.digest])
     assert not checked_out.called("docker", "push")
