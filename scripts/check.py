@@ -125,15 +125,16 @@ def pytest_command(python: Path, *, pipeline: bool, full: bool, required: bool) 
     What `full` adds needs minutes: whole Swarms, other services. Coverage is measured with it, for then everything
     has run.
     """
-    files = ["tests/service"]
+    folders = ["tests/service"]
+    options = ["--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
     if pipeline or full:
-        files = [*PIPELINE, *files]
+        folders = [*PIPELINE, *folders]
     if full:
-        files = ["-m", "full or not full", "--cov", *LONG, *files]
+        folders = [*LONG, *folders]
+        options += ["-m", "full or not full", "--cov"]
         if required:
-            files.insert(3, f"--cov-fail-under={COVERAGE}")
-    at_once = ["--numprocesses", str(AT_ONCE), "--dist", "loadfile", "--no-loadscope-reorder"]
-    return [str(python), "-m", "pytest", *at_once, *files]
+            options.append(f"--cov-fail-under={COVERAGE}")
+    return [str(python), "-m", "pytest", *options, *folders]
 
 
 def venv_package() -> tuple[str, ...]:

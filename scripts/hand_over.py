@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ TESTED = STATE / "tested"
 SUBJECT = "io.containerd.manifest.subject"
 """What an engine of containerd 2.2 or newer names the subject by of what it keeps beside an image, such as the proof
 of an earlier build of the same platform: https://github.com/containerd/containerd/pull/12311"""
+NAME = "io.containerd.image.name"
+"""What an engine calls an image by when it loads it."""
 TAKEN = TESTED / "image/image.tar"
 
 
@@ -41,6 +43,12 @@ def save_command(image: str, file: Path) -> list[str]:
 def load_command(file: Path) -> list[str]:
     """Return the command that takes an image from a file into the engine."""
     return ["docker", "load", "--input", str(file)]
+
+
+def is_image(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of an image layout is an image, and not what an engine keeps beside one, without a name."""
+    annotations = entry.get("annotations") or {}
+    return SUBJECT not in annotations or NAME in annotations
 
 
 class Archive:
@@ -70,7 +78,7 @@ class Archive:
     @property
     def index(self) -> Index:
         """The index of the one image in the file; raises Failure if there is another number of images."""
-        listed = [each for each in self.layout.get("manifests") or [] if SUBJECT not in (each.get("annotations") or {})]
+        listed = [entry for entry in self.layout.get("manifests") or [] if is_image(entry)]
         if len(listed) != 1 or not self.has(str(listed[0].get("digest"))):
             raise Failure(f"{self.path} holds {len(listed)} images, expected one; run the job that saved it again")
         return Index(listed[0]["digest"], self.read(listed[0]["digest"]))

@@ -68,10 +68,15 @@ def test_a_whole_image(tmp_path: Path) -> None:
 
 
 def test_what_an_engine_keeps_beside_an_image(tmp_path: Path) -> None:
-    """Docker Engine 29 adds the proof of an earlier build of the same platform, which is not an image."""
-    beside = {"digest": OTHER, "annotations": {"io.containerd.manifest.subject": BODY["manifests"][0]["digest"]}}
+    """Docker Engine 29 adds the proof of an earlier build of the same platform: not an image, unless it has a name."""
+    annotations = {"io.containerd.manifest.subject": BODY["manifests"][0]["digest"]}
+    beside = {"digest": OTHER, "annotations": annotations}
     save(tmp_path / "a.tar", [DIGEST], {**BLOBS, **OTHERS}, beside)
     assert hand_over.check_archive(tmp_path / "a.tar", DIGEST).digest == DIGEST
+    annotations["io.containerd.image.name"] = "docker.io/library/other:ci"
+    save(tmp_path / "a.tar", [DIGEST], {**BLOBS, **OTHERS}, beside)
+    with pytest.raises(Failure, match=r"a\.tar holds 2 images, expected one"):
+        hand_over.check_archive(tmp_path / "a.tar", DIGEST)
 
 
 @pytest.mark.parametrize("lost", [digest for digest in BLOBS if digest != DIGEST])
