@@ -258,7 +258,7 @@ services:
     healthcheck:
       test: ["CMD", "redis-cli", "ping"]
       interval: 5s
-      timeout: 3s
+      timeout: 10s
       start_period: 30s
       start_interval: 500ms
     user: "999:999"

@@ -114,7 +114,7 @@ def begin(asked: Asked, lent: Mapping[str, str], here: Mapping[str, str], runs: 
         env |= {"GITHUB_OUTPUT": str(folder / "output"), "GITHUB_STEP_SUMMARY": str(folder / "summary")}
         # In a session of its own, so that nothing that ends the caller's ends it.
         Daemon("run", folder).start(
-            ["sh", "-c", SUPERVISE, "sh", str(folder), *command], ready=lambda: True, seconds=10, env=env
+            ["sh", "-c", SUPERVISE, "sh", str(folder), *command], ready=lambda: True, seconds=90, env=env
         )
     return folder
 

@@ -70,7 +70,7 @@ class Daemon:
                 wait_until(lambda: ended(pid), seconds=seconds, what=f"{self.name} to stop")
             except Failure:
                 os.kill(pid, signal.SIGKILL)
-                wait_until(lambda: ended(pid), seconds=10, what=f"{self.name} to be killed")
+                wait_until(lambda: ended(pid), seconds=90, what=f"{self.name} to be killed")
         self._pid_file.unlink(missing_ok=True)
         return pid is not None
 

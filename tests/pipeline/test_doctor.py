@@ -740,7 +740,7 @@ def test_a_registry_for_real(tmp_path: Path) -> None:
     good, bad = login(f"octo:{PASSWORD}"), login("octo:wrong")
     try:
         daemon.start(
-            ["docker-registry", "serve", str(tmp_path / "config.json")], ready=lambda: accepts(port), seconds=60
+            ["docker-registry", "serve", str(tmp_path / "config.json")], ready=lambda: accepts(port), seconds=300
         )
         assert access(image, Login()) == Access(frozenset(), exists=False)
         assert access(image, good) == Access(None, exists=False)

@@ -369,7 +369,7 @@ def test_the_stack_has_what_service_toml_says() -> None:
         assert service["deploy"]["placement"] == {"constraints": ["node.labels.service == yes"]}
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     check = str(one["healthcheck"])
-    assert 'HTTPConnection("127.0.0.1", 8000' in check
+    assert '("127.0.0.1", 8000), 8)' in check
     assert '"/shop" if new else "/health"' in check
     assert found["services"]["edge"]["environment"]["UPSTREAM_PORT"] == "8000"
     assert "hidden" not in json.dumps(found)

@@ -67,7 +67,7 @@ def test_healthy_behind_a_proxy(image: LocalImage, name: str) -> None:
     ).stdout.strip()
     inspect = ["docker", "inspect", "--format", "{{.State.Health.Status}}", container]
     try:
-        wait_until(lambda: run(inspect).stdout.strip() != "starting", seconds=90, what="a verdict of the health check")
+        wait_until(lambda: run(inspect).stdout.strip() != "starting", seconds=300, what="a verdict of the health check")
         assert run(inspect).stdout.strip() == "healthy"
     finally:
         run(["docker", "rm", "--force", container])
@@ -126,7 +126,7 @@ def test_a_plain_hardened_run_answers_at_once(image: LocalImage, free_port: int)
     container = run(start).stdout.strip()
     try:
         address = f"http://127.0.0.1:{free_port}/"
-        wait_until(lambda: is_up(address), seconds=60, what=address)
+        wait_until(lambda: is_up(address), seconds=300, what=address)
         page = ask(address).text
         assert page.startswith("<h3>Hello World!</h3><b>Hostname:</b> ")
         assert page.endswith("<b>Visits:</b> <i>cannot connect to Redis, counter disabled</i>")
@@ -138,7 +138,7 @@ def test_a_plain_hardened_run_answers_at_once(image: LocalImage, free_port: int)
 def test_a_wrong_setting_stops_the_start_with_a_sentence(image: LocalImage, variable: str) -> None:
     """The container ends at once, says which variable is wrong, and keeps the password to itself."""
     command = ["docker", "run", "--rm", "--no-healthcheck", "--env", variable, image.reference]
-    done = run(command, check=False, timeout=30)
+    done = run(command, check=False, timeout=300)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {variable.partition('=')[0]} must be") or "must start" in done.stderr
     assert "Traceback" not in done.stderr

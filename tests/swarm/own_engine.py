@@ -28,10 +28,15 @@ class Network:
     """
 
     def __init__(self) -> None:
-        self.namespace = f"{PIPELINE}-{os.getpid()}-switch"
-        self.subnet = f"10.233.{os.getpid() % 256}"
+        def made(number: int) -> bool:
+            return run(["ip", "netns", "add", f"{PIPELINE}-{number}"], check=False).returncode == 0
+
+        # Whoever makes the namespace of a number has it, until `stop`; what was killed keeps its own.
+        number = next(filter(made, range(256)))
+        self.namespace = f"{PIPELINE}-{number}"
+        self.subnet = f"10.233.{number}"
         self._members = 0
-        self._link = f"fh{os.getpid()}"
+        self._link = f"{PIPELINE}{number}"
 
     def _plug(self, port: str, peer: str, *more: str) -> None:
         """Put a cable between a port of the switch and an interface elsewhere."""
@@ -42,7 +47,6 @@ class Network:
     def join(self, namespace: str) -> tuple[str, str]:
         """Plug a namespace in, as its eth0; return the port of the switch, and the address."""
         if not self._members:
-            run(["ip", "netns", "add", self.namespace])
             run(["ip", "-n", self.namespace, "link", "add", "switch", "up", "type", "bridge"])
             self._plug("host", self._link, "netns", str(os.getpid()))
             run(["ip", "address", "add", f"{self.subnet}.1/24", "dev", self._link])
@@ -74,8 +78,9 @@ class OwnEngine:
 
     def __init__(self, folder: Path, registry: Path, port: int, name: str = "node", network: Network | None = None):
         self.folder, self.name = folder, name
-        self.namespace = f"{PIPELINE}-{os.getpid()}-{name}"
+        self._alone = network is None
         self.network = network or Network()
+        self.namespace = f"{self.network.namespace}-{name}"
         self.link = self.address = ""
         self.env = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
         # Where the tests are killed, it is, too: prctl(2), PR_SET_PDEATHSIG.
@@ -104,7 +109,7 @@ class OwnEngine:
     def _start_registry(self, daemon: Daemon, port: int) -> None:
         ask = [*self.enter, "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
         serve = ["docker-registry", "serve", str(self.folder / f"{daemon.name}.json")]
-        daemon.start([*self.enter, *serve], ready=lambda: run(ask, check=False).returncode == 0, seconds=90)
+        daemon.start([*self.enter, *serve], ready=lambda: run(ask, check=False).returncode == 0, seconds=300)
 
     def power_on(self) -> None:
         """Start dockerd, with what it had on its disk and an empty /run, and wait until it answers."""
@@ -118,7 +123,7 @@ class OwnEngine:
                 f" exec dockerd {options} --host {self.env['DOCKER_HOST']}",
             ],
             ready=lambda: run(["docker", "version"], check=False, env=self.env).returncode == 0,
-            seconds=90,
+            seconds=300,
         )
 
     def power_off(self) -> None:
@@ -143,9 +148,10 @@ class OwnEngine:
         for daemon in self._registries:
             daemon.stop()
         run(["ip", "netns", "delete", self.namespace], check=False)
-        self.network.stop()
+        if self._alone:
+            self.network.stop()
         with contextlib.suppress(FileNotFoundError):
-            wait_until(lambda: self._removed(), seconds=30, what="the engine's files to be free")
+            wait_until(lambda: self._removed(), seconds=300, what="the engine's files to be free")
 
     def _removed(self) -> bool:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -80,7 +80,7 @@ def test_killed_and_then_a_bad_version(at_first: Host, version: str) -> None:
     before = host.specs()
     assert killed_after(host, version, 8)
 
-    done = host.redeploy("never-healthy", "--timeout", "60")
+    done = host.redeploy("never-healthy")
 
     assert done.returncode == 1, done.stderr
     assert (host.specs(), host.serving()) == (before, host.commits[1])
