@@ -284,11 +284,27 @@ def engine_version(text: str) -> int:
     return int(match[1]) if match else 0
 
 
-def swarm_command(token: str, manager: str) -> list[str]:
-    """Return the command that makes this machine a Swarm, or a worker of one. The token is in a file."""
+def source_of(route: str) -> str:
+    """Return the address that a line of `ip -o route get` leaves this machine from; "" if there is none."""
+    found = re.search(r" src (\S+)", route)
+    return found[1] if found else ""
+
+
+def address_to_the_world() -> str:
+    """Return the address from which this machine reaches others; "" if it has no way out. Nothing is sent."""
+    nobody = ("192.0.2.1", "2001:db8::1")  # in no network: RFC 5737, RFC 3849
+    said = (run(["ip", "-o", "route", "get", world], check=False).stdout for world in nobody)
+    return next(filter(None, map(source_of, said)), "")
+
+
+def swarm_command(token: str, manager: str, address: str) -> list[str]:
+    """Return the command that makes this machine a Swarm, or a worker of one. The token is in a file.
+
+    The other hosts will reach a Swarm at `address`: the engine does not choose one if the machine has several.
+    """
     if manager:
         return ["docker", "swarm", "join", "--token", token, manager]
-    return ["docker", "swarm", "init"]
+    return ["docker", "swarm", "init", *(["--advertise-addr", address] if address else [])]
 
 
 def prepare_here(
@@ -321,7 +337,7 @@ def prepare_here(
         what = "a worker of the Swarm" if manager else "a Swarm"
         say(f"{'would make' if dry_run else 'making'} this machine {what}")
         if not dry_run:
-            done = run(swarm_command(token, manager), check=False)
+            done = run(swarm_command(token, manager, address_to_the_world()), check=False)
             if done.returncode:  # the command stays unsaid: the token is in it
                 raise Failure(f"cannot make this machine {what}{last_line(done)}")
     if not manager:
@@ -539,10 +555,10 @@ def join_facts(target: Target) -> tuple[str, str, list[str]]:
 def own_address(target: Target, manager: str) -> str:
     """Return the address that a machine reaches a manager from: the one that the manager's host has to let in."""
     said = on(target, shown(["ip", "-o", "route", "get", manager.rpartition(":")[0].strip("[]")]))
-    found = re.search(r" src (\S+)", said)
+    found = source_of(said)
     if not found:
         raise Failure(f"{target.host} has no way to {manager}: {said!r}")
-    return firewall.addresses([found[1]])[0]
+    return firewall.addresses([found])[0]
 
 
 def join(target: Target, boss: Target, public_key: str, *, dry_run: bool) -> None:

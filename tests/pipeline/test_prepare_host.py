@@ -22,6 +22,7 @@ from lib.names import FORMER
 from lib.ssh import Target, parse_target
 from prepare_host import (
     ENGINE,
+    address_to_the_world,
     authorized,
     check_public_key,
     engine_version,
@@ -128,9 +129,33 @@ def test_the_archive_has_what_runs_there() -> None:
 
 
 def test_swarm_command() -> None:
-    """A first host makes a Swarm, a second one joins it."""
-    assert swarm_command("", "") == ["docker", "swarm", "init"]
-    assert swarm_command("t", "192.0.2.1:2377") == ["docker", "swarm", "join", "--token", "t", "192.0.2.1:2377"]
+    """A first host makes a Swarm, at an address if it has one; a second one joins it."""
+    assert swarm_command("", "", "") == ["docker", "swarm", "init"]
+    assert swarm_command("", "", "192.0.2.3") == ["docker", "swarm", "init", "--advertise-addr", "192.0.2.3"]
+    joins = ["docker", "swarm", "join", "--token", "t", "192.0.2.1:2377"]
+    assert swarm_command("t", "192.0.2.1:2377", "192.0.2.3") == joins
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "address"),
+    [
+        ("192.0.2.1 via 10.0.2.2 dev eth0 src 10.0.2.15 uid 0 \\    cache \n", None, "10.0.2.15"),
+        (None, "2001:db8::1 from :: via fe80::1 dev eth0 proto ra src 2a00::5 metric 1024 pref medium\n", "2a00::5"),
+        (None, None, ""),
+    ],
+    ids=["IPv4", "only IPv6", "no way out"],
+)
+def test_the_address_that_a_swarm_is_reached_at(
+    programs: Programs, four: str | None, six: str | None, address: str
+) -> None:
+    """It is where packets to others leave from, also if the machine has several networks."""
+    programs.add("ip")
+    for world, said in (("192.0.2.1", four), ("2001:db8::1", six)):
+        if said:
+            programs.answer(f"route get {world}", said)
+        else:
+            programs.answer(f"route get {world}", "", status=2)
+    assert address_to_the_world() == address
 
 
 def test_the_deploy_key_can_only_deploy() -> None:
