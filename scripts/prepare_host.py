@@ -400,10 +400,12 @@ def protect(nodes: Sequence[str], dry_run: bool) -> None:
 
 def need(program: str, package: str, dry_run: bool) -> None:
     """Have a program here, from the distribution's package if need be, or only say so."""
-    if not shutil.which(program):
-        say(f"{'would install' if dry_run else 'installing'} {package}")
-        if not dry_run:
-            apt.install([package])
+    if shutil.which(program):
+        return
+    if dry_run:
+        say(f"would install {package}")
+    else:
+        apt.install([package])
 
 
 def write(path: Path, content: str | bytes, mode: int, dry_run: bool) -> None:

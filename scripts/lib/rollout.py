@@ -178,7 +178,7 @@ class Rollout:
             if steady >= 2:
                 return
             if time.monotonic() > deadline:
-                raise Failure(f"not done after {self.timeout:g} s: {now.reason}")
+                raise Failure(f"not done after {self.timeout:g} s: {now.reason} (--timeout waits longer)")
             if going_back and any(service.update in PAUSED for service in found.values()):
                 self.put_back()  # Swarm gave up half-way, and continues when it is told again
             time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -194,8 +195,8 @@ def ask_engine(method: str, path: str, content: object = None) -> Any:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         timer = threading.Timer(60, process.kill)
         timer.start()
+        there, back = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
         try:
-            there, back = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
             there.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             # Not closed before the answer is there: an engine takes that for a client that has left.
             there.flush()
@@ -212,6 +213,8 @@ def ask_engine(method: str, path: str, content: object = None) -> Any:
             raise
         finally:
             timer.cancel()
+            with contextlib.suppress(OSError):  # what could not be written is tried once more, and fails once more
+                there.close()
     if response.status >= 400:
         reason = answered.get("message", "") if isinstance(answered, dict) else ""
         raise Failure(f"the engine answers {method} {path} with {response.status}: {reason}")

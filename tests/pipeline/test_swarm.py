@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from types import MethodType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -211,4 +213,26 @@ def test_an_engine_that_does_not_do_what_it_is_asked(docker: Programs, out: str,
     docker.answer("dial-stdio", out, err)
 
     with pytest.raises(Failure, match=re.escape(says)):
+        swarm.ask_engine("POST", "/x", {"a": 1})
+
+
+def test_an_engine_that_leaves_before_it_is_asked(docker: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it cannot be told any more is a failure with its reason, too, and not a broken pipe."""
+
+    class Timer:
+        """Starts when the engine has left, as on a busy machine."""
+
+        def __init__(self, _seconds: float, kill: MethodType) -> None:
+            self.process: Any = kill.__self__
+
+        def start(self) -> None:
+            self.process.wait()
+
+        def cancel(self) -> None:
+            pass
+
+    monkeypatch.setattr(swarm, "threading", SimpleNamespace(Timer=Timer))
+    docker.answer("dial-stdio", err="no route to host\n", status=1)
+
+    with pytest.raises(Failure, match="the engine does not answer POST /x: no route to host"):
         swarm.ask_engine("POST", "/x", {"a": 1})
