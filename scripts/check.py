@@ -93,7 +93,7 @@ def lint_commands(bin_: Path) -> dict[str, list[str]]:
     return {
         "ruff": [str(bin_ / "ruff"), "check", "."],
         "ruff format": [str(bin_ / "ruff"), "format", "--check", "--quiet", "."],
-        "mypy": [str(bin_ / "mypy"), *CODE],
+        "mypy": [str(bin_ / "mypy"), *(folder for folder in CODE if (ROOT / folder).is_dir())],
         "hadolint": [str(bin_ / "hadolint"), "Dockerfile"],
         "shellcheck": [str(bin_ / "shellcheck"), ".ci/run"],
         "actionlint": [str(bin_ / "actionlint"), "-shellcheck", str(bin_ / "shellcheck"), *workflows],

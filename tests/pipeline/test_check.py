@@ -83,6 +83,14 @@ def test_every_linter_runs() -> None:
     ]
 
 
+def test_a_copy_that_deleted_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are checked in the folders that are there, as without benchmarks/."""
+    for folder in ("src", "scripts", "tests"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    assert check.lint_commands(Path("/v/bin"))["mypy"] == ["/v/bin/mypy", "src", "scripts", "tests"]
+
+
 def test_an_environment_is_made_once(tmp_path: Path) -> None:
     """One that was made from today's requirements is used as it is."""
     requirements = ROOT / "requirements-dev.txt"
