@@ -292,6 +292,7 @@ def source_of(route: str) -> str:
 
 def address_to_the_world() -> str:
     """Return the address from which this machine reaches others; "" if it has no way out. Nothing is sent."""
+    need("ip", "iproute2", dry_run=False)
     nobody = ("192.0.2.1", "2001:db8::1")  # in no network: RFC 5737, RFC 3849
     said = (run(["ip", "-o", "route", "get", world], check=False).stdout for world in nobody)
     return next(filter(None, map(source_of, said)), "")
@@ -337,7 +338,7 @@ def prepare_here(
         what = "a worker of the Swarm" if manager else "a Swarm"
         say(f"{'would make' if dry_run else 'making'} this machine {what}")
         if not dry_run:
-            done = run(swarm_command(token, manager, address_to_the_world()), check=False)
+            done = run(swarm_command(token, manager, "" if manager else address_to_the_world()), check=False)
             if done.returncode:  # the command stays unsaid: the token is in it
                 raise Failure(f"cannot make this machine {what}{last_line(done)}")
     if not manager:

@@ -158,6 +158,19 @@ def test_the_address_that_a_swarm_is_reached_at(
     assert address_to_the_world() == address
 
 
+def test_a_machine_without_ip(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is installed: a minimal Debian does not have it."""
+    installed: list[str] = []
+
+    def install(packages: list[str]) -> None:
+        installed.extend(packages)
+        programs.add("ip").answer("route get 192.0.2.1", "192.0.2.1 dev eth0 src 192.0.2.3 uid 0\n")
+
+    monkeypatch.setattr("lib.apt.install", install)
+    monkeypatch.setenv("PATH", str(programs.bin))
+    assert (address_to_the_world(), installed) == ("192.0.2.3", ["iproute2"])
+
+
 def test_the_deploy_key_can_only_deploy() -> None:
     """It is written once, able to run one command, and other keys stay."""
     assert authorized("", KEY, ENGINE) == RESTRICTED
