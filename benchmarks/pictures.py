@@ -114,7 +114,7 @@ def page() -> None:
     command = [sys.executable, str(ROOT / "scripts/serve.py"), "--port", str(port)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
-            wait_until(lambda: serve.accepts(port) or process.poll() is not None, seconds=120, what="the service")
+            wait_until(lambda: serve.accepts(port) or process.poll() is not None, what="the service")
             if process.poll() is not None:
                 raise Failure("the service ended; see above")
             with browser() as chrome:
@@ -167,7 +167,7 @@ def run_summary() -> None:
         (folder / "summary.html").write_text(page_of(text, [mermaid(folder)]), "utf-8")
         chrome.get((folder / "summary.html").as_uri())
         drawn = "return document.querySelector('.mermaid svg') !== null"
-        wait_until(lambda: bool(chrome.execute_script(drawn)), seconds=60, what="Mermaid")
+        wait_until(lambda: bool(chrome.execute_script(drawn)), what="Mermaid")
         photograph(chrome, DOCS / "run.png", 800, scale=1.5)
 
 

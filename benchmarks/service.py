@@ -84,7 +84,7 @@ def running(command: Sequence[str], port: int, environment: dict[str, str]) -> I
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: process.poll() is not None or answers(port), seconds=30, what=f"port {port}")
+        wait_until(lambda: process.poll() is not None or answers(port), what=f"port {port}")
         if process.poll() is not None:
             raise Failure(f"a server ended with {process.returncode}: {' '.join(command)}")
         yield process.pid
@@ -113,7 +113,7 @@ def redis_server() -> Iterator[str]:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            wait_until(lambda: accepts(port), seconds=10, what="Redis")
+            wait_until(lambda: accepts(port), what="Redis")
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.terminate()

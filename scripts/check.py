@@ -163,7 +163,7 @@ def make_environment(folder: Path, python: str = "") -> Path:
         done = run([interpreter, "-m", "venv", str(folder)], check=False)
         if done.returncode != 0:
             raise Failure(f"cannot make a virtual environment{last_line(done)}; on Debian, install python3-venv")
-        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--no-compile"]
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet"]
         run([*pip, "--disable-pip-version-check", "--require-hashes", "-r", str(requirements)])
     stamp.write_text(made_from, "utf-8")
     return folder / "bin"

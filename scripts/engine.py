@@ -183,7 +183,7 @@ def start_dockerd() -> None:
     for stale in PID_FILES:
         if stale.exists() and not is_running(stale, ("dockerd", "containerd")):
             stale.unlink()
-    DOCKERD.start(["dockerd"], ready=answers, seconds=90)
+    DOCKERD.start(["dockerd"], ready=answers)
 
 
 def is_running(pid_file: Path, names: Sequence[str]) -> bool:
@@ -206,7 +206,7 @@ def restart(changed: bool) -> None:
         if changed or not answers():
             run(["systemctl", "reset-failed", "docker"], check=False)
             run(["systemctl", "restart", "docker"])
-        wait_until(answers, seconds=90, what="the engine to start")
+        wait_until(answers, what="the engine to start")
     elif changed or not answers():
         DOCKERD.stop()
         start_dockerd()

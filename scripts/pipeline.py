@@ -70,7 +70,7 @@ def local_registry() -> Iterator[str]:
     container = run_pulling(registry_command(), show=True).stdout.strip()
     try:
         port = smoke_test.published_port(container, 5000)
-        wait_until(lambda: standin.answers(port), seconds=90, what=f"the registry on localhost:{port}")
+        wait_until(lambda: standin.answers(port), what=f"the registry on localhost:{port}")
         yield f"localhost:{port}"
     finally:
         run(["docker", "rm", "--force", "--volumes", container], check=False)

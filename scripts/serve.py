@@ -120,9 +120,9 @@ def serve(this: Service, port: int, root: Path = ROOT) -> None:
         if embedded(this):
             folder = stack.enter_context(TemporaryDirectory())
             redis = stack.enter_context(running(redis_command(python, redis_port, folder), {}))
-            wait_until(lambda: accepts(redis_port) or redis.poll() is not None, seconds=90, what="the embedded Redis")
+            wait_until(lambda: accepts(redis_port) or redis.poll() is not None, what="the embedded Redis")
         with running(command, service_environment(this, root, redis_port)) as process:
-            wait_until(lambda: accepts(port) or process.poll() is not None, seconds=90, what="the service")
+            wait_until(lambda: accepts(port) or process.poll() is not None, what="the service")
             if process.poll() is None:
                 say(f"serving http://127.0.0.1:{port}{this.page}; Ctrl-C ends it")
             status = process.wait()

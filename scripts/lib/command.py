@@ -143,7 +143,11 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return ""
 
 
-def wait_until(ready: Callable[[], bool], *, seconds: float, what: str, every: float = 0.1) -> None:
+PATIENCE = 300.0
+"""Seconds after which what has not happened never will, however busy the machine is."""
+
+
+def wait_until(ready: Callable[[], bool], *, what: str, seconds: float = PATIENCE, every: float = 0.1) -> None:
     """Poll `ready` until it returns True; raise Failure naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not ready():

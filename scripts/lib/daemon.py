@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lib.command import Failure, say, shown, wait_until
+from lib.command import PATIENCE, Failure, say, shown, wait_until
 
 
 class Daemon:
@@ -34,7 +34,12 @@ class Daemon:
             return None
 
     def start(
-        self, command: Sequence[str], *, ready: Callable[[], bool], seconds: float, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        ready: Callable[[], bool],
+        seconds: float = PATIENCE,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Start the process in a session of its own and wait until `ready`.
 
@@ -70,7 +75,7 @@ class Daemon:
                 wait_until(lambda: ended(pid), seconds=seconds, what=f"{self.name} to stop")
             except Failure:
                 os.kill(pid, signal.SIGKILL)
-                wait_until(lambda: ended(pid), seconds=90, what=f"{self.name} to be killed")
+                wait_until(lambda: ended(pid), what=f"{self.name} to be killed")
         self._pid_file.unlink(missing_ok=True)
         return pid is not None
 

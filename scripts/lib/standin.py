@@ -163,7 +163,7 @@ def start_registry(daemon: Daemon, folder: Path, port: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.yml"
     config.write_text(registry_config(str(folder / "data"), f"127.0.0.1:{port}"), "utf-8")
-    daemon.start(["docker-registry", "serve", str(config)], ready=lambda: answers(port), seconds=90)
+    daemon.start(["docker-registry", "serve", str(config)], ready=lambda: answers(port))
 
 
 def answers(port: int) -> bool:

@@ -144,7 +144,7 @@ def test_no_git_repository_is_a_sentence(clone: Path) -> None:
 def smoke_test(image: LocalImage, clone: Path, free_port: int) -> Iterator[subprocess.Popen[str]]:
     """A smoke test that has got as far as its first container."""
     process = begin("scripts/smoke_test.py", "--image", image.reference, "--port", str(free_port), cwd=clone)
-    wait_until(lambda: len(made_by(process)) >= 3, seconds=300, what="the containers")
+    wait_until(lambda: len(made_by(process)) >= 3, what="the containers")
     yield process
     process.kill()
     process.communicate()
@@ -170,7 +170,7 @@ def test_killed(smoke_test: subprocess.Popen[str]) -> None:
         return not made_by(smoke_test)
 
     # A docker command that was under way outlives the one that was killed, and may still make a container.
-    wait_until(is_removed, seconds=300, what="what was left to be gone")
+    wait_until(is_removed, what="what was left to be gone")
 
 
 @pytest.mark.parametrize("holder", ["container", "program"])
@@ -190,7 +190,7 @@ def test_a_port_that_is_taken(image: LocalImage, clone: Path, free_port: int, ho
         serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(free_port)]
         with subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             url = f"http://127.0.0.1:{free_port}/"
-            wait_until(lambda: pipeline.is_up(url), seconds=300, what=url)
+            wait_until(lambda: pipeline.is_up(url), what=url)
             process = begin(*test, cwd=clone)
             _, err = process.communicate()
             server.terminate()

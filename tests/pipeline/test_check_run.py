@@ -54,7 +54,7 @@ def test_an_environment_is_made_again(project: Path, tmp_path: Path, monkeypatch
     for text in ("flask==1\n", "flask==1\n", "flask==2\n"):
         (project / "requirements-dev.txt").write_text(text, "utf-8")
         check.make_environment(folder)
-    pip = f"{folder}/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes"
+    pip = f"{folder}/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes"
     once = [f"{python} -m venv {folder}", f"{pip} -r {project}/requirements-dev.txt"]
     assert calls.read_text("utf-8").splitlines() == once * 2
 

@@ -24,9 +24,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 def test_a_daemon_is_found_again_and_ended(daemon: Daemon) -> None:
     """A later run finds what an earlier one started, by its PID file."""
-    daemon.start(
-        ["sh", "-c", "echo $GREETING; exec sleep 60"], ready=daemon.log.exists, seconds=300, env={"GREETING": "hi"}
-    )
+    daemon.start(["sh", "-c", "echo $GREETING; exec sleep 60"], ready=daemon.log.exists, env={"GREETING": "hi"})
     again = Daemon("worker", daemon.folder)
     assert again.pid == daemon.pid is not None
     assert again.stop() is True
@@ -36,7 +34,7 @@ def test_a_daemon_is_found_again_and_ended(daemon: Daemon) -> None:
 def test_what_a_daemon_writes_is_kept(daemon: Daemon) -> None:
     """Its output is in a log, with the variables that it was given."""
     ready = lambda: "hi" in daemon.log.read_text("utf-8")  # noqa: E731
-    daemon.start(["sh", "-c", "echo $GREETING; exec sleep 60"], ready=ready, seconds=300, env={"GREETING": "hi"})
+    daemon.start(["sh", "-c", "echo $GREETING; exec sleep 60"], ready=ready, env={"GREETING": "hi"})
     assert daemon.log.read_text("utf-8") == "hi\n"
 
 
@@ -64,7 +62,7 @@ def test_a_broken_pid_file_is_stale(daemon: Daemon, text: str) -> None:
 def test_a_daemon_that_ends_at_its_start(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     """Its log is shown, and why it ended is said."""
     with pytest.raises(Failure, match=r"worker ended with 3: sh -c .*no room"):
-        daemon.start(["sh", "-c", "echo no room >&2; exit 3"], ready=lambda: False, seconds=300)
+        daemon.start(["sh", "-c", "echo no room >&2; exit 3"], ready=lambda: False)
     assert "no room" in capsys.readouterr().err
     assert daemon.pid is None
 
@@ -86,7 +84,7 @@ def test_a_daemon_that_is_never_ready(daemon: Daemon) -> None:
 def test_a_daemon_that_will_not_end_is_killed(daemon: Daemon) -> None:
     """One that does not listen to SIGTERM is killed in the end."""
     ready = lambda: "ready" in daemon.log.read_text("utf-8")  # noqa: E731
-    daemon.start(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"], ready=ready, seconds=300)
+    daemon.start(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"], ready=ready)
     pid = daemon.pid
     assert pid is not None
     assert daemon.stop(seconds=0.2) is True
@@ -114,7 +112,7 @@ def test_a_process_has_ended_when_its_last_thread_has() -> None:
     """Until then it keeps its files open, although it is a zombie already."""
     with subprocess.Popen([sys.executable, "-c", THREAD], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        wait_until(lambda: started_at(process.pid) is None, seconds=300, what="the first thread to end")
+        wait_until(lambda: started_at(process.pid) is None, what="the first thread to end")
         assert not ended(process.pid)
         process.stdin.close()
-        wait_until(lambda: ended(process.pid), seconds=300, what="the last thread to end")
+        wait_until(lambda: ended(process.pid), what="the last thread to end")

@@ -739,9 +739,7 @@ def test_a_registry_for_real(tmp_path: Path) -> None:
     image = ImageName(f"127.0.0.1:{port}", "octo", "hello")
     good, bad = login(f"octo:{PASSWORD}"), login("octo:wrong")
     try:
-        daemon.start(
-            ["docker-registry", "serve", str(tmp_path / "config.json")], ready=lambda: accepts(port), seconds=300
-        )
+        daemon.start(["docker-registry", "serve", str(tmp_path / "config.json")], ready=lambda: accepts(port))
         assert access(image, Login()) == Access(frozenset(), exists=False)
         assert access(image, good) == Access(None, exists=False)
         with pytest.raises(Refused, match="refuses the login"):

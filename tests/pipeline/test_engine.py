@@ -297,7 +297,7 @@ def test_the_stand_in_does_not_share_its_port(machine: Machine) -> None:
 
 def test_the_stand_in_that_runs_is_found(machine: Machine) -> None:
     """One that was started before is not started twice."""
-    machine.hub.start(["sleep", "60"], ready=lambda: True, seconds=300)
+    machine.hub.start(["sleep", "60"], ready=lambda: True)
     pid = machine.hub.pid
     engine.start_hub()
     assert machine.hub.pid == pid
@@ -305,7 +305,7 @@ def test_the_stand_in_that_runs_is_found(machine: Machine) -> None:
 
 def test_a_half_started_engine_is_started_again(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """One of ours that runs and does not answer is ended first."""
-    machine.dockerd.start(["sleep", "60"], ready=lambda: True, seconds=300)
+    machine.dockerd.start(["sleep", "60"], ready=lambda: True)
     half = machine.dockerd.pid
     engine.restart(changed=False)
     engine.start_dockerd()
@@ -360,7 +360,7 @@ def test_is_running(tmp_path: Path, text: str | None, comm: str, running: bool) 
         try:
             # A process has its new name a moment after it was started.
             name = Path(f"/proc/{process.pid}/comm")
-            wait_until(lambda: name.read_text("utf-8").strip() == program.name, seconds=300, what="the process's name")
+            wait_until(lambda: name.read_text("utf-8").strip() == program.name, what="the process's name")
             if text is not None:
                 file.write_text(text.format(pid=process.pid), "utf-8")
             assert engine.is_running(file, ("dockerd", "containerd")) is running

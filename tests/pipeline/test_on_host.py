@@ -74,7 +74,7 @@ def test_a_run_that_is_killed(runs: Path) -> None:
     pid = Daemon("run", folder).pid
     assert pid
     os.killpg(pid, signal.SIGKILL)
-    wait_until(lambda: on_host.has_ended(folder), seconds=300, what="it to be gone")
+    wait_until(lambda: on_host.has_ended(folder), what="it to be gone")
     with pytest.raises(Failure, match="the redeploy was killed; the next one, of any version, repairs what it left"):
         follow(folder)
 

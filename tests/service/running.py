@@ -35,7 +35,7 @@ def program(name: str) -> str:
     return str(path)
 
 
-LIMIT = 60
+LIMIT = 300
 """Seconds after which something that should happen never will, however busy the machine is."""
 
 

@@ -98,7 +98,7 @@ def edge(image: LocalImage) -> Iterator[Edge]:
         run([*start, *options, engine.here(stack["image"]), *command()])
         networks = run(["docker", "inspect", "--format", "{{json .NetworkSettings.Networks}}", edge.name]).stdout
         edge.host = json.loads(networks)[PREFIX]["IPAddress"]
-        wait_until(lambda: edge.ask() == 200, seconds=300, what="the page through the edge")
+        wait_until(lambda: edge.ask() == 200, what="the page through the edge")
         yield edge
     finally:
         run(["docker", "rm", "--force", edge.name, edge.web], check=False)
@@ -142,7 +142,7 @@ def test_visitors_are_answered_while_clients_never_finish(
     before = edge.state()
     for _ in range(2):
         with clients(edge, count, data, more, size):
-            wait_until(lambda: edge.ask() == 200, seconds=300, what="the first clients to be let go")
+            wait_until(lambda: edge.ask() == 200, what="the first clients to be let go")
             answers = [edge.ask() for _ in range(20)]
             assert answers == [200] * 20
 

@@ -67,7 +67,7 @@ def test_healthy_behind_a_proxy(image: LocalImage, name: str) -> None:
     ).stdout.strip()
     inspect = ["docker", "inspect", "--format", "{{.State.Health.Status}}", container]
     try:
-        wait_until(lambda: run(inspect).stdout.strip() != "starting", seconds=300, what="a verdict of the health check")
+        wait_until(lambda: run(inspect).stdout.strip() != "starting", what="a verdict of the health check")
         assert run(inspect).stdout.strip() == "healthy"
     finally:
         run(["docker", "rm", "--force", container])
@@ -126,7 +126,7 @@ def test_a_plain_hardened_run_answers_at_once(image: LocalImage, free_port: int)
     container = run(start).stdout.strip()
     try:
         address = f"http://127.0.0.1:{free_port}/"
-        wait_until(lambda: is_up(address), seconds=300, what=address)
+        wait_until(lambda: is_up(address), what=address)
         page = ask(address).text
         assert page.startswith("<h3>Hello World!</h3><b>Hostname:</b> ")
         assert page.endswith("<b>Visits:</b> <i>cannot connect to Redis, counter disabled</i>")

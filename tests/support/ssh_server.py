@@ -36,7 +36,6 @@ def ssh_server(
         daemon.start(
             enter([sshd, "-D", "-e", "-f", str(folder / "config")]),
             ready=lambda: "ssh-ed25519" in run(scan, check=False).stdout,
-            seconds=300,
         )
         yield public_key
     finally:

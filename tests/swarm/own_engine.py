@@ -109,7 +109,7 @@ class OwnEngine:
     def _start_registry(self, daemon: Daemon, port: int) -> None:
         ask = [*self.enter, "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
         serve = ["docker-registry", "serve", str(self.folder / f"{daemon.name}.json")]
-        daemon.start([*self.enter, *serve], ready=lambda: run(ask, check=False).returncode == 0, seconds=300)
+        daemon.start([*self.enter, *serve], ready=lambda: run(ask, check=False).returncode == 0)
 
     def power_on(self) -> None:
         """Start dockerd, with what it had on its disk and an empty /run, and wait until it answers."""
@@ -123,7 +123,6 @@ class OwnEngine:
                 f" exec dockerd {options} --host {self.env['DOCKER_HOST']}",
             ],
             ready=lambda: run(["docker", "version"], check=False, env=self.env).returncode == 0,
-            seconds=300,
         )
 
     def power_off(self) -> None:
@@ -151,7 +150,7 @@ class OwnEngine:
         if self._alone:
             self.network.stop()
         with contextlib.suppress(FileNotFoundError):
-            wait_until(lambda: self._removed(), seconds=300, what="the engine's files to be free")
+            wait_until(lambda: self._removed(), what="the engine's files to be free")
 
     def _removed(self) -> bool:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -30,7 +30,7 @@ def test_the_whole_stack_is_as_it_was(at_first: Host) -> None:
     assert host.serving() == host.commits[1]
     assert host.configs("unfinished") == []
     # The Redis is another container on the same volume, and its name may take a moment to get around.
-    wait_until(lambda: host.visits() > 1, seconds=300, what="the count to continue")
+    wait_until(lambda: host.visits() > 1, what="the count to continue")
 
 
 def test_a_good_version_with_other_settings_that_fail(at_first: Host) -> None:

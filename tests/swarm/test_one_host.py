@@ -109,7 +109,6 @@ def test_a_killed_container(at_first: Host) -> None:
         host.own.docker("kill", "--signal", "KILL", web[0])
         wait_until(
             lambda: len(now := host.containers("web")) == 2 and web[0] not in now and host.replicas("web") == "2/2",
-            seconds=300,
             what="the replica to be replaced",
         )
     load.check()
@@ -123,13 +122,11 @@ def test_more_replicas(at_first: Host) -> None:
         with Load(host) as load:
             more = host.redeploy("1.0.0", REPLICAS="4")
             assert more.returncode == 0, more.stderr
-            wait_until(
-                lambda: host.replicas("web") == "4/4", seconds=300, what="the replica that was replaced to be gone"
-            )
+            wait_until(lambda: host.replicas("web") == "4/4", what="the replica that was replaced to be gone")
             assert host.redeploy("1.0.0", REPLICAS="2").returncode == 0
     finally:
         host.redeploy("1.0.0", REPLICAS="2")
-    wait_until(lambda: host.replicas("web") == "2/2", seconds=300, what="the replicas to be two")
+    wait_until(lambda: host.replicas("web") == "2/2", what="the replicas to be two")
     load.check()
 
 
@@ -147,7 +144,7 @@ def test_redis_is_killed_during_an_update(at_first: Host) -> None:
             host.own.docker("kill", "--signal", "KILL", host.containers("redis")[0])
             output = process.stderr.read()
         assert process.returncode == 0, output
-        wait_until(lambda: host.replicas("redis") == "1/1" and host.visits() > shown, seconds=300, what="Redis")
+        wait_until(lambda: host.replicas("redis") == "1/1" and host.visits() > shown, what="Redis")
     load.check()
     assert host.serving() == host.commits[0]
 

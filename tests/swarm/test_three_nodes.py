@@ -74,7 +74,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 @pytest.fixture
 def swarm(deployed: Swarm) -> Swarm:
     """The Swarm, whole, with Redis on the second node."""
-    wait_until(deployed.is_whole, seconds=300, what="the Swarm to be whole")
+    wait_until(deployed.is_whole, what="the Swarm to be whole")
     second = deployed.hosts[1]
     assert deployed.nodes("redis", second) == [second.own.name]
     return deployed
@@ -129,9 +129,7 @@ def test_the_leader_is_lost(swarm: Swarm) -> None:
     try:
         with Load(rest[0]) as one, Load(rest[1]) as other:
             lost.own.power_off()
-            wait_until(
-                lambda: swarm.leader(second) not in ("", name), seconds=300, what="another manager to be the leader"
-            )
+            wait_until(lambda: swarm.leader(second) not in ("", name), what="another manager to be the leader")
             done = second.redeploy("1.1.0")
             assert done.returncode == 0, done.stderr
             assert [host.serving() for host in rest] == [second.commits[0]] * 2
@@ -139,7 +137,7 @@ def test_the_leader_is_lost(swarm: Swarm) -> None:
         lost.own.power_on()
     for load in (one, other):
         load.check()
-    wait_until(swarm.is_whole, seconds=300, what="the Swarm to be whole again")
+    wait_until(swarm.is_whole, what="the Swarm to be whole again")
     assert lost.serving() == lost.commits[0]
 
 
@@ -158,12 +156,11 @@ def test_a_node_is_cut_off(swarm: Swarm) -> None:
             lost.own.cut_off()
             wait_until(
                 lambda: len(on := swarm.nodes("web", rest[0])) == 6 and set(on) == names,
-                seconds=300,
                 what="the replicas to be back elsewhere",
             )
     finally:
         lost.own.plug_in()
     for load in (one, other):
         load.check()
-    wait_until(swarm.is_whole, seconds=300, what="the Swarm to be whole again")
+    wait_until(swarm.is_whole, what="the Swarm to be whole again")
     assert lost.serving() == rest[0].serving()

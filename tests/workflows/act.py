@@ -165,8 +165,6 @@ class Scenario:
         command = [
             *(*self.enter, ACT, event, "--workflows", f".github/workflows/{workflow}", "--eventpath", str(event_file)),
             *("--platform", "ubuntu-24.04=-self-hosted", "--platform", "ubuntu-24.04-arm=-self-hosted"),
-            # act 0.2.89 ends with "concurrent map writes" when two jobs look for an action at one moment:
-            # pkg/runner/local_repository_cache.go has no lock.
             *("--container-daemon-socket", "-", "--no-cache-server", "--concurrent-jobs", "1"),
             *("--env-file", "/dev/null", "--secret-file", "/dev/null", "--var-file", "/dev/null"),
             *("--input-file", "/dev/null", "--no-skip-checkout", "--actor", actor),
@@ -187,6 +185,11 @@ class Scenario:
             "SCENARIO_ORIGIN": self.origin.as_uri(),
             "SCENARIO_FOLDER": str(self.folder),
             "SCENARIO_PYTHON": sys.executable,
+            # act 0.2.89 ends with "concurrent map writes" when two jobs look for an action at one moment, because its
+            # pkg/runner/local_repository_cache.go has no lock. One job at a time is not enough: the jobs of a matrix
+            # count as one. On one thread, which nothing interrupts, there is no such moment.
+            "GOMAXPROCS": "1",
+            "GODEBUG": "asyncpreemptoff=1",
             "RETRY_SECONDS": "0.1",  # a registry that fails is asked again as often, and sooner
             **(env or {}),
         }
@@ -294,7 +297,7 @@ def start_registry(folder: Path, port: int, enter: Sequence[str] = ()) -> Daemon
     # It ends with the tests, also where they are killed: prctl(2), PR_SET_PDEATHSIG.
     command = [*enter, "setpriv", "--pdeathsig", "TERM", "docker-registry", "serve", str(config)]
     ask = [*enter, "curl", "--silent", "--output", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
-    daemon.start(command, ready=lambda: run(ask, check=False).returncode == 0, seconds=300)
+    daemon.start(command, ready=lambda: run(ask, check=False).returncode == 0)
     return daemon
 
 
