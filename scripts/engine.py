@@ -217,6 +217,14 @@ def is_ours() -> bool:
     return DOCKERD.pid is not None or on_github_runner() or not answers()
 
 
+def run_as_root(*options: str) -> None:
+    """Run this script through sudo, with what it needs to know of its environment."""
+    if not shutil.which("sudo"):
+        raise Failure(f"{options[0]} needs root, and there is no sudo; run it as root")
+    kept = "PLATFORMS,RUNNER_ENVIRONMENT,HTTP_PROXY,HTTPS_PROXY,NO_PROXY,http_proxy,https_proxy,no_proxy"
+    run(["sudo", f"--preserve-env={kept}", sys.executable, __file__, *options], show=True, passthrough=True)
+
+
 def setup(offline: bool, platforms: Sequence[str]) -> Engine:
     """Install, configure and start what is missing for `platforms`; return the engine.
 
@@ -233,11 +241,7 @@ def setup(offline: bool, platforms: Sequence[str]) -> Engine:
     if sys.platform != "linux":
         raise Failure(f"--setup works on Linux; here: {'; '.join(missing) or 'Docker Hub cannot be reached'}")
     if os.geteuid() != 0:
-        if not shutil.which("sudo"):
-            raise Failure("--setup needs root, and there is no sudo; run it as root")
-        kept = "PLATFORMS,RUNNER_ENVIRONMENT,HTTP_PROXY,HTTPS_PROXY,NO_PROXY,http_proxy,https_proxy,no_proxy"
-        again = ["sudo", f"--preserve-env={kept}", sys.executable, __file__, "--setup"]
-        run([*again, *(["--offline"] if offline else [])], show=True, passthrough=True)
+        run_as_root("--setup", *(["--offline"] if offline else []))
         return find(platforms)
     if stand_in:
         apt.debian_source()  # missing on an Ubuntu: said before anything is installed
@@ -269,7 +273,10 @@ def setup(offline: bool, platforms: Sequence[str]) -> Engine:
 
 
 def stop() -> None:
-    """Stop what an earlier --setup started on this machine, and nothing else."""
+    """Stop what an earlier --setup started on this machine, and nothing else; as root, if that had to be."""
+    if os.geteuid() != 0 and any(daemon.pid is not None for daemon in (DOCKERD, HUB)):
+        run_as_root("--stop")
+        return
     for daemon in (DOCKERD, HUB):
         if daemon.stop():
             say(f"stopped {daemon.name}")

@@ -379,6 +379,19 @@ def test_setup_without_root_goes_through_sudo(machine: Machine) -> None:
     assert call[3:] == [engine.__file__, "--setup", "--offline"]
 
 
+def test_stop_without_root_goes_through_sudo(machine: Machine) -> None:
+    """Root started the engine, so root stops it; where nothing runs, nobody is asked for a password."""
+    machine.patch.setattr(os, "geteuid", lambda: 1000)
+    machine.programs.add("sudo")
+    engine.stop()
+    assert machine.programs.calls == []
+    machine.hub.start(["sleep", "60"], ready=lambda: True)
+    engine.stop()
+    (call,) = machine.programs.called("sudo")
+    assert call[3:] == [engine.__file__, "--stop"]
+    assert machine.hub.pid is not None
+
+
 def test_setup_without_root_or_sudo(machine: Machine) -> None:
     """It says so before it does anything."""
     machine.patch.setattr(os, "geteuid", lambda: 1000)
