@@ -113,7 +113,7 @@ def begin(asked: Asked, lent: Mapping[str, str], here: Mapping[str, str], runs: 
         env = environment(here, lent, folder)
         env |= {"GITHUB_OUTPUT": str(folder / "output"), "GITHUB_STEP_SUMMARY": str(folder / "summary")}
         # In a session of its own, so that nothing that ends the caller's ends it.
-        Daemon("run", folder).start(["sh", "-c", SUPERVISE, "sh", str(folder), *command], ready=lambda: True, env=env)
+        Daemon("run", folder).start(["sh", "-c", SUPERVISE, "sh", str(folder), *command], env=env)
     return folder
 
 

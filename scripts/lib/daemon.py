@@ -37,11 +37,11 @@ class Daemon:
         self,
         command: Sequence[str],
         *,
-        ready: Callable[[], bool],
+        ready: Callable[[], bool] | None = None,
         seconds: float = PATIENCE,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Start the process in a session of its own and wait until `ready`.
+        """Start the process in a session of its own and wait until `ready`; without that, it may end at once.
 
         Raises Failure with the end of its log when it ends or is not ready after `seconds`; then
         nothing is left running.
@@ -57,6 +57,8 @@ class Daemon:
                 env={**os.environ, **(env or {})},
             )
         self._pid_file.write_text(f"{process.pid} {started_at(process.pid)}\n", "utf-8")
+        if ready is None:
+            return
         try:
             wait_until(lambda: process.poll() is not None or ready(), seconds=seconds, what=f"{self.name} to start")
             if process.poll() is not None:

@@ -297,7 +297,7 @@ def test_the_stand_in_does_not_share_its_port(machine: Machine) -> None:
 
 def test_the_stand_in_that_runs_is_found(machine: Machine) -> None:
     """One that was started before is not started twice."""
-    machine.hub.start(["sleep", "60"], ready=lambda: True)
+    machine.hub.start(["sleep", "60"])
     pid = machine.hub.pid
     engine.start_hub()
     assert machine.hub.pid == pid
@@ -305,7 +305,7 @@ def test_the_stand_in_that_runs_is_found(machine: Machine) -> None:
 
 def test_a_half_started_engine_is_started_again(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """One of ours that runs and does not answer is ended first."""
-    machine.dockerd.start(["sleep", "60"], ready=lambda: True)
+    machine.dockerd.start(["sleep", "60"])
     half = machine.dockerd.pid
     engine.restart(changed=False)
     engine.start_dockerd()
@@ -385,7 +385,7 @@ def test_stop_without_root_goes_through_sudo(machine: Machine) -> None:
     machine.programs.add("sudo")
     engine.stop()
     assert machine.programs.calls == []
-    machine.hub.start(["sleep", "60"], ready=lambda: True)
+    machine.hub.start(["sleep", "60"])
     engine.stop()
     (call,) = machine.programs.called("sudo")
     assert call[3:] == [engine.__file__, "--stop"]

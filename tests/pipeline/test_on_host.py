@@ -68,6 +68,20 @@ def test_a_run_continues_without_its_caller(runs: Path, capfdbinary: pytest.Capt
     assert {path.stat().st_mode & 0o077 for path in (runs, folder)} == {0}
 
 
+def test_a_run_that_is_over_at_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began, so the caller gets its exit code, even if it ended before anybody looked."""
+    runs.mkdir()
+    (runs / "go").touch()
+
+    def over(pid: int) -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.daemon.started_at", over)
+        folder = begin(Asked("redeploy", "1.2.3"), {}, HERE, runs)
+    assert follow(folder) == 3
+
+
 def test_a_run_that_is_killed(runs: Path) -> None:
     """The caller is told, and what to do; the run does not count as one that waits."""
     folder = begin(Asked("redeploy", "1.2.3"), {}, HERE, runs)

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import contextlib
 import socket
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
-# Below the ports that the system hands out itself (32768 and up, ip(7)), to programs, to containers and to every
-# connection; each process of the tests has some of its own, as several run at once.
-_NUMBERS = itertools.count(10_000 + os.getpid() % 20 * 1_000)
+from lib.names import PIPELINE
+from support.locks import locked
+
+_held = contextlib.ExitStack()  # until this process ends
+
+
+@cache
+def numbers() -> Iterator[int]:
+    """Return the ports of this process, a thousand of which no other process of the tests has any while it lives.
+
+    They are below those that the system hands out itself (32768 and up, ip(7)), to programs, to containers and to
+    every connection.
+    """
+    for first in range(10_000, 30_000, 1_000):
+        with contextlib.ExitStack() as stack, contextlib.suppress(PermissionError):  # another user's
+            file = stack.enter_context((Path(tempfile.gettempdir()) / f"{PIPELINE}-ports-from-{first}").open("w"))
+            if locked(file):
+                _held.enter_context(stack.pop_all())
+                return iter(range(first, first + 1_000))
+    raise AssertionError("every port of the tests has been taken by another process of theirs")
 
 
 def free_port() -> int:
     """Return a port of localhost that nobody listens on, and each time another one."""
-    for port in _NUMBERS:
-        try:
-            with socket.create_server(("", port)):
-                return port
-        except OSError:
-            continue  # somebody has it
-    raise AssertionError("not reached")
+    for port in numbers():
+        with contextlib.suppress(OSError), socket.create_server(("", port)):  # somebody may have it
+            return port
+    raise AssertionError("this process has used all its ports")

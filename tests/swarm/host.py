@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lib.command import run, say, wait_until
 from lib.daemon import Daemon
@@ -25,6 +25,7 @@ from lib.standin import start_registry
 from lib.visit import answer
 from prepare_host import may_encrypt
 from support import images, projects
+from support.locks import locked
 from support.ports import free_port
 from swarm.load import Seen
 from swarm.own_engine import Network, OwnEngine
@@ -180,14 +181,6 @@ def turn(hosts: int) -> Iterator[None]:
 
         wait_until(taken, seconds=7200, what="the other Swarms to end", every=0.5)
         yield
-
-
-def locked(file: IO[str]) -> bool:
-    """Take the file's lock, if nobody has it, until the file is closed; return whether that was so."""
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 @contextlib.contextmanager
