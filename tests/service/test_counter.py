@@ -356,6 +356,7 @@ def test_a_redis_that_floods_is_an_outage_and_is_not_read_to_its_end(
     flood.close()
 
     assert max(flood.sent) < 32 * 2**20, "more than what the kernel holds of a connection was read"
+    wait_until(lambda: log, what="the line of the log")
     assert [len(record.getMessage()) < 700 for record in log] == [True]
 
 
@@ -409,6 +410,7 @@ def test_one_line_is_logged_at_each_change(
     line.answers.set()
     count_again(counter)
 
+    wait_until(lambda: len(log) >= 2, what="both lines of the log")
     assert [record.levelname for record in log] == ["WARNING", "INFO"]
     assert changes == [True, False, True]
 
