@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.command import PATIENCE, Failure, last_line, run
+from lib.command import Failure, last_line, run
 from lib.daemon import started_at
 from lib.names import FORMER, PIPELINE
 
 LABEL = f"{PIPELINE}.run"
 LABELS = (LABEL, f"{FORMER}.run")
+PATIENCE = 120  # seconds for the engine to remove something, or to say that it is there
 
 # No run lasts longer: a job on a runner of one's own may take five days.
 # https://docs.github.com/actions/reference/limits#existing-system-limits

@@ -1,7 +1,9 @@
 """Tests that run beside each other get no port twice."""
 
+import contextlib
 import subprocess
 import sys
+from subprocess import PIPE
 
 from lib.command import ROOT
 from support.ports import free_port
@@ -18,15 +20,12 @@ sys.stdin.read()
 def test_no_port_twice() -> None:
     """Each process has a thousand of its own while it lives, whatever its number is."""
     mine = [free_port(), free_port()]
-    others: list[subprocess.Popen[str]] = []
-    try:
+    given = [mine]
+    with contextlib.ExitStack() as stack:
         for _ in range(3):
-            command = [sys.executable, "-c", ASK]
-            pipe = subprocess.PIPE
-            others.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True))
-        given = [[int(port) for port in (other.stdout or sys.stdin).readline().split()] for other in others]
-    finally:
-        for other in others:
-            other.communicate()
-    assert all(len(set(ports)) == 2 for ports in (mine, *given))
-    assert len({port // 1000 for ports in (mine, *given) for port in ports}) == 4
+            ask = subprocess.Popen([sys.executable, "-c", ASK], cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True)
+            stack.callback(ask.communicate)  # it lives until then
+            assert ask.stdout is not None
+            given.append([int(port) for port in ask.stdout.readline().split()])
+    assert all(len(set(ports)) == 2 for ports in given)
+    assert len({port // 1000 for ports in given for port in ports}) == 4
